@@ -1,0 +1,29 @@
+"""Machine-learning data and models from NASA's Solar Dynamics Observatory, distributed on Ray."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sdoml_dist.store.maps import to_map
+    from sdoml_dist.store.reader import accounting, frames, header, open_dataset
+
+# Resolved on first use, so that importing the package (and every --help) stays fast.
+_LAZY = {
+    "open_dataset": "sdoml_dist.store.reader",
+    "frames": "sdoml_dist.store.reader",
+    "accounting": "sdoml_dist.store.reader",
+    "header": "sdoml_dist.store.reader",
+    "to_map": "sdoml_dist.store.maps",
+}
+
+__all__ = ["accounting", "frames", "header", "open_dataset", "to_map"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

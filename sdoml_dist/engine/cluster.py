@@ -1,0 +1,232 @@
+"""A Ray cluster to work on: the one that RAY_ADDRESS names, or a private one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Without keepalive a silently lost host leaves the driver waiting for ever on a connection that looks established.
+_ENVIRONMENT = {
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# Only receipts travel through the object store; the smallest store that Ray accepts is 75 MiB.
+_OBJECT_STORE_BYTES = 128 * 2**20
+# Ray puts sockets below its temporary folder; their paths may have 107 bytes, of which Ray itself takes about 60.
+_LONGEST_TEMPORARY = 40
+
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402 - Ray reads the environment when it is imported
+
+from sdoml_dist.errors import EnvironmentFault  # noqa: E402
+from sdoml_dist.plan import Plan  # noqa: E402
+from sdoml_dist.store.storage import local_path  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What there is to work with.
+
+    Attributes
+    ----------
+    private : bool
+        Whether this process started the cluster and will end it.
+    cpus, memory_bytes : float
+        Sums over all nodes.
+    largest_node_cpus, largest_node_memory_bytes : float
+        What one actor can get at most.
+    nodes : tuple of str
+        Ids of the living nodes.
+    """
+
+    private: bool
+    cpus: float
+    memory_bytes: float
+    largest_node_cpus: float
+    largest_node_memory_bytes: float
+    nodes: tuple[str, ...]
+
+
+def _usable_cpus() -> int:
+    """Return the CPUs this process may use: affinity and SLURM's allocation, never the whole machine."""
+    available = len(os.sched_getaffinity(0))
+    allotted = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(available, int(allotted)) if allotted.isdigit() and int(allotted) > 0 else available
+
+
+def _temporary_root() -> str:
+    for name in ("SLURM_TMPDIR", "TMPDIR"):
+        value = os.environ.get(name)
+        if value and len(value) <= _LONGEST_TEMPORARY and os.access(value, os.W_OK):
+            return value
+    return "/tmp"  # noqa: S108 - the folder below is made by mkdtemp
+
+
+@contextlib.contextmanager
+def connect(cpus: int | None = None) -> Iterator[Cluster]:
+    """Connect to the cluster that RAY_ADDRESS names, or start a private one and end it afterwards.
+
+    Parameters
+    ----------
+    cpus : int, optional
+        CPUs of a private cluster; by default those that this process may use.
+
+    Yields
+    ------
+    Cluster
+        What there is to work with.
+
+    Raises
+    ------
+    EnvironmentFault
+        If the cluster cannot be reached or started.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    if ray.is_initialized():
+        yield _describe(private=False)
+        return
+    temporary = None
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            temporary = tempfile.mkdtemp(prefix="sdoml-", dir=_temporary_root())
+            if "RAY_AUTH_MODE" not in os.environ:
+                os.environ["RAY_AUTH_MODE"] = "token"
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            ray.init(
+                address="local", num_cpus=cpus or _usable_cpus(), num_gpus=0, include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,
+            )  # fmt: skip
+    except Exception as error:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        place = f"Ray at {address}" if address else "A private Ray on this machine"
+        raise EnvironmentFault(
+            f"{place} did not answer: {type(error).__name__}: {str(error)[:300]}",
+            "Ray runs the units of work.",
+            "Check RAY_ADDRESS and RAY_AUTH_MODE / RAY_AUTH_TOKEN_PATH (a missing token looks like a lost connection), "
+            "or unset RAY_ADDRESS to work on this machine alone." if address else "See 'sdoml doctor'.",
+        ) from error
+    try:
+        yield _describe(private=temporary is not None)
+    finally:
+        ray.shutdown()
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _describe(private: bool) -> Cluster:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    cpus = [float(node["Resources"].get("CPU", 0)) for node in nodes]
+    memory = [float(node["Resources"].get("memory", 0)) for node in nodes]
+    return Cluster(private, sum(cpus), sum(memory), max(cpus), max(memory), tuple(n["NodeID"] for n in nodes))
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.1f} GB"
+
+
+def preflight(plan: Plan, cluster: Cluster, pending_frames: int) -> int:
+    """Compare what the plan demands with what is there, before anything starts.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    cluster : Cluster
+        The cluster.
+    pending_frames : int
+        Frames left to do.
+
+    Returns
+    -------
+    int
+        How many actors fit now.
+
+    Raises
+    ------
+    EnvironmentFault
+        With everything that is missing.
+    """
+    resources, estimate = plan.recipe.resources, plan.estimate()
+    memory, problems = estimate.memory_per_actor_bytes, []
+    if cluster.largest_node_cpus < resources.cpus_per_actor:
+        problems.append(
+            f"  an actor takes {resources.cpus_per_actor:g} CPUs, the largest node has {cluster.largest_node_cpus:g}"
+        )
+    if cluster.largest_node_memory_bytes < memory:
+        problems.append(
+            f"  an actor takes {_gigabytes(memory)} of memory ({plan.recipe.shard_slots} images per shard), the "
+            f"largest node offers {_gigabytes(cluster.largest_node_memory_bytes)}: lower chunking.shard_slots "
+            "(in a new dataset), or set resources.memory_per_actor"
+        )
+    problems += _storage_problems(plan, cluster, pending_frames)
+    if problems:
+        raise EnvironmentFault(
+            "The run would not get through:\n" + "\n".join(problems), "Nothing was started.", "Cure the lines above."
+        )
+    by_cpu = int(cluster.cpus // resources.cpus_per_actor)
+    by_memory = int(cluster.memory_bytes // memory)
+    fit = max(1, min(by_cpu, by_memory))
+    return min(fit, resources.maximum_actors) if resources.maximum_actors else fit
+
+
+def _storage_problems(plan: Plan, cluster: Cluster, pending_frames: int) -> list[str]:
+    folder = local_path(plan.recipe.store.url)
+    if folder is None:
+        return []
+    problems = []
+    estimate = plan.estimate()
+    needed = int(estimate.stored_bytes * pending_frames / max(estimate.frames, 1))
+    free = shutil.disk_usage(_existing_parent(folder)).free
+    if free < needed:
+        problems.append(f"  {folder} needs about {_gigabytes(needed)} more, {_gigabytes(free)} are free")
+    if len(cluster.nodes) > 1:
+        problems += _unshared(folder, cluster)
+    return problems
+
+
+def _existing_parent(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _unshared(folder: Path, cluster: Cluster) -> list[str]:
+    """Check that every node sees this folder: a probe file written here must be there."""
+    folder = folder / "sdoml"
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    probe.write_text("shared", encoding="ascii")
+    try:
+        look = ray.remote(num_cpus=0)(_sees)
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        answers = [look.options(scheduling_strategy=strategy(node, soft=False)).remote(str(probe)) for node in cluster.nodes]
+        blind = [host for host, sees in ray.get(answers, timeout=60) if not sees]
+    finally:
+        probe.unlink()
+    if not blind:
+        return []
+    return [f"  {folder.parent} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"]
+
+
+def _sees(path: str) -> tuple[str, bool]:
+    return socket.gethostname(), Path(path).is_file()

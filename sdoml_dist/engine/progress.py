@@ -1,0 +1,84 @@
+"""Progress: a bar on a terminal, a line every so often elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+
+from tqdm import tqdm
+
+from sdoml_dist.store.receipt import Receipt
+
+logger = logging.getLogger("sdoml")
+
+
+class Progress:
+    """Count frames and tell about them.
+
+    Parameters
+    ----------
+    frames, units : int
+        What there is to do.
+    every_s : float
+        Seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, frames: int, units: int, every_s: float = 30.0) -> None:
+        self.frames, self.units, self.every_s = frames, units, every_s
+        self.outcomes: Counter[str] = Counter()
+        self.done_units = 0
+        self.busy_s = 0.0
+        self.read_bytes = 0
+        self.peak_memory_bytes = 0
+        self._start = self._last = time.monotonic()
+        self._bar = tqdm(
+            total=frames, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05, leave=False
+        )
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    @property
+    def done(self) -> int:
+        """Frames done."""
+        return self.outcomes.total()
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a finished unit."""
+        self.outcomes += receipt.outcomes()
+        self.done_units += 1
+        self.busy_s += receipt.seconds
+        self.read_bytes += receipt.read_bytes
+        self.peak_memory_bytes = max(self.peak_memory_bytes, receipt.peak_memory_bytes)
+        for detail in receipt.details:
+            logger.info("failed %s", detail)
+        self._bar.update(len(receipt.slots))
+        if self.outcomes["failed"]:
+            self._bar.set_postfix(failed=self.outcomes["failed"])
+        if self._bar.disable and time.monotonic() - self._last >= self.every_s:
+            self._last = time.monotonic()
+            logger.info("%s", self.line())
+
+    def line(self) -> str:
+        """Return the state in one line."""
+        rate = self.done / max(self.elapsed_s, 1e-9)
+        left = (self.frames - self.done) / rate if rate else float("inf")
+        return (
+            f"{self.done}/{self.frames} frames, {self.done_units}/{self.units} units, {rate:.1f} frames/s, "
+            f"{self.outcomes['failed']} failed, {_duration(left)} left"
+        )
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "unknown time"
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,275 @@
+"""Run the units of a plan over an actor pool and commit their receipts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sdoml_dist.engine.cluster import connect, preflight, ray
+from sdoml_dist.engine.actor import UnitActor
+from sdoml_dist.engine.brake import Brake
+from sdoml_dist.engine.progress import Progress
+from sdoml_dist.engine.stop import BreakOff, StopRequest
+from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, Stopped
+from sdoml_dist.pipelines.tables import calibration_identity
+from sdoml_dist.plan import Plan, Unit
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.sources.make import make_source
+from sdoml_dist.store.dataset import Dataset
+from sdoml_dist.store.finalise import finalise
+from sdoml_dist.store.lease import Lease
+from sdoml_dist.store.receipt import Receipt
+from sdoml_dist.store.storage import sidecar_url, write_atomic
+
+logger = logging.getLogger("sdoml")
+
+# Rows that one actor task carries where there are very many units: bounds what the driver holds per unit.
+_MOST_BLOCKS = 8192
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes
+    ----------
+    exit_code : ExitCode
+        The exit code of the command.
+    resumed_frames : int
+        Frames that were done before.
+    outcomes : Counter
+        Frames of this run by outcome.
+    """
+
+    exit_code: ExitCode
+    resumed_frames: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    busy_s: float = 0.0
+    actors: int = 0
+    commits: int = 0
+    peak_memory_bytes: int = 0
+    run_id: str = ""
+
+
+class _Record:
+    """The run's record next to the dataset: state, exit code, and the history of units, a part per commit."""
+
+    def __init__(self, plan: Plan, verb: str) -> None:
+        self.store = plan.recipe.store
+        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{plan.plan_id[:8]}-{os.getpid()}"
+        self.data: dict[str, Any] = {
+            "run_id": self.run_id, "verb": verb, "plan_id": plan.plan_id, "host": socket.gethostname(),
+            "pid": os.getpid(), "started_unix_s": time.time(), "state": "running", "exit_code": None,
+        }  # fmt: skip
+        self._parts = 0
+        self._lines: list[str] = []
+
+    def unit(self, receipt: Receipt) -> None:
+        self._lines.append(
+            json.dumps(
+                {
+                    "unit": receipt.unit.unit_id, "frames": int(receipt.slots.size), "outcomes": receipt.outcomes(),
+                    "started_unix_s": receipt.started, "seconds": receipt.seconds, "read_bytes": receipt.read_bytes,
+                    "peak_memory_bytes": receipt.peak_memory_bytes, "node": receipt.node, "failed": receipt.details,
+                }  # fmt: skip
+            )
+        )
+
+    def save(self, **changes: Any) -> None:
+        self.data |= changes
+        if self._lines:
+            name = f"runs/{self.run_id}/history-{self._parts:05d}.jsonl"
+            write_atomic(self.store, name, ("\n".join(self._lines) + "\n").encode())
+            self._parts, self._lines = self._parts + 1, []
+        write_atomic(self.store, f"runs/{self.run_id}/run.json", json.dumps(self.data, indent=1).encode())
+
+
+def build(
+    recipe: Recipe, *, verb: str = "build", extend: bool = False, retry: tuple[str, ...] = (), cpus: int | None = None,
+    wait_s: float = 0.0,
+) -> Summary:  # fmt: skip
+    """Build a dataset, or go on where an earlier run stopped.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to build.
+    verb : str
+        Name of the command, for the records.
+    extend : bool
+        Whether the period of an existing dataset may grow.
+    retry : tuple of str
+        Outcomes to try again: ``failed``, ``missing``, ``rejected``.
+    cpus : int, optional
+        CPUs of a private Ray.
+    wait_s : float
+        How long to wait for another driver's lease.
+
+    Returns
+    -------
+    Summary
+        With exit code 0, or 3 if frames of the dataset failed.
+
+    Raises
+    ------
+    SdomlError
+        If the run cannot start or go on; all finished units are committed then.
+    """
+    plan = Plan(recipe)
+    calibration = calibration_identity(recipe)
+    with Lease(recipe.store, f"sdoml {verb}", wait_s) as lease:
+        dataset = Dataset(plan, calibration, extend)
+        work = dataset.pending(retry)
+        frames = sum(slots.size for _, slots in work)
+        total = plan.slots * len(recipe.channels)
+        record = _Record(plan, verb)
+        summary = Summary(ExitCode.COMPLETE, resumed_frames=total - frames, run_id=record.run_id)
+        if summary.resumed_frames:
+            logger.info("resumed: %d frames done, %d left", summary.resumed_frames, frames)
+        record.save()
+        code = ExitCode.BUG
+        try:
+            if work:
+                source = make_source(recipe, sidecar_url(recipe.store))
+                source.prepare(recipe.channels, *_span(recipe))
+                with connect(cpus) as cluster:
+                    summary.actors = preflight(plan, cluster, frames)
+                    _run(plan, dataset, lease, record, work, summary, cluster.private)
+            lease.check()
+            finalise(dataset)
+            failed = _count_failed(dataset, plan)
+            code = summary.exit_code = ExitCode.FRAMES_FAILED if failed else ExitCode.COMPLETE
+        except SdomlError as error:
+            code = error.exit_code
+            raise
+        except BreakOff:
+            code = ExitCode.STOPPED
+            raise Stopped(
+                "Broken off: units under way were given up.", "All finished units are committed.",
+                "The same command goes on.",
+            ) from None
+        finally:
+            summary.commits = dataset.commits
+            record.save(
+                state="ended", exit_code=int(code), ended_unix_s=time.time(), outcomes=dict(summary.outcomes),
+                seconds=summary.seconds, busy_s=summary.busy_s, actors=summary.actors, commits=summary.commits,
+            )  # fmt: skip
+    return summary
+
+
+def _span(recipe: Recipe) -> tuple[np.datetime64, np.datetime64]:
+    margin = np.timedelta64(recipe.tolerance, "s")
+    return recipe.period.first - margin, recipe.period.last + margin
+
+
+def _count_failed(dataset: Dataset, plan: Plan) -> int:
+    return sum(
+        int((dataset.status(year)[start:stop] >= 40).sum()) for year, (start, stop) in plan.years().items()
+    )
+
+
+def _receipts(
+    plan: Plan, dataset: Dataset, work: list[tuple[Unit, np.ndarray]], brake: Any, actors: int, private: bool
+) -> Iterator[Receipt | str | None]:
+    """Run the units in a Ray Data actor pool and yield what comes back, in any order."""
+    resources, estimate = plan.recipe.resources, plan.estimate()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    # Every receipt leaves its task at once instead of waiting for a block to fill.
+    context.target_max_block_size = 1
+    most = min(len(work), resources.maximum_actors or (actors if private else len(work)))
+    rows = [{"task": pickle.dumps(item)} for item in work]
+    dataset_of_tasks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
+        UnitActor,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(actors, len(work)) if private else min(resources.minimum_actors, most), max_size=most,
+            max_tasks_in_flight_per_actor=2,
+        ),
+        num_cpus=resources.cpus_per_actor,
+        memory=estimate.memory_per_actor_bytes,
+        max_restarts=-1,
+        max_task_retries=-1,
+        fn_constructor_args=(plan.recipe.model_dump(mode="json"), dataset.fork_bytes, brake),
+    )  # fmt: skip
+    for batch in dataset_of_tasks.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for value in batch["receipt"].to_pylist():
+            yield pickle.loads(value)  # noqa: S301 - made by our own workers
+
+
+def _run(
+    plan: Plan, dataset: Dataset, lease: Lease, record: _Record, work: list[tuple[Unit, np.ndarray]],
+    summary: Summary, private: bool,
+) -> None:  # fmt: skip
+    """Drive the pool: collect receipts, commit them, stop in good order."""
+    resources = plan.recipe.resources
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    brake = Brake.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    stop = StopRequest(brake, resources.drain_s)
+    progress = Progress(sum(slots.size for _, slots in work), len(work))
+    waiting: list[Receipt] = []
+    faults: list[str] = []
+    ended, committed = 0, time.monotonic()
+
+    def commit() -> None:
+        nonlocal committed
+        if waiting:
+            lease.check()
+            number = sum(receipt.slots.size for receipt in waiting)
+            dataset.commit(waiting, f"{len(waiting)} units, {number} frames", {"run_id": record.run_id})
+            waiting.clear()
+            record.save()
+        committed = time.monotonic()
+
+    try:
+        with stop.listening():
+            for item in _receipts(plan, dataset, work, brake, summary.actors, private):
+                if isinstance(item, Receipt):
+                    ended += 1
+                    waiting.append(item)
+                    progress.add(item)
+                    record.unit(item)
+                elif item is not None:
+                    ended += 1
+                    faults.append(item)
+                    stop.request("a unit that could not be written")
+                if (
+                    len(waiting) >= resources.commit_every_units
+                    or time.monotonic() - committed >= resources.commit_every_s
+                ):
+                    commit()
+                if stop.ended is not None and ended >= stop.ended:
+                    break
+    finally:
+        commit()
+        progress.close()
+        summary.outcomes, summary.seconds = progress.outcomes, progress.elapsed_s
+        summary.busy_s, summary.peak_memory_bytes = progress.busy_s, progress.peak_memory_bytes
+    if faults:
+        raise EnvironmentFault(
+            f"{len(faults)} units could not be processed or written; the first: {faults[0]}",
+            "What was finished is committed.",
+            "Cure the cause (room, rights, memory); the same command goes on.",
+        )
+    if stop.requested:
+        raise Stopped(
+            f"Stopped by {stop.reason} after {progress.done} of {progress.frames} frames.",
+            "Everything finished is committed.",
+            "The same command goes on.",
+        )
+    logger.info("%s", progress.line())

@@ -1,0 +1,92 @@
+"""Stopping in good order: the first signal drains, the second one breaks off."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import ray
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_POLL_S = 0.2
+
+
+class BreakOff(BaseException):
+    """Raised in the main thread when draining took too long or a second signal came."""
+
+
+class StopRequest:
+    """Whether the run shall stop, and how far its workers have come to rest.
+
+    Parameters
+    ----------
+    brake : ray.actor.ActorHandle
+        The run's brake.
+    drain_s : float
+        How long units under way may take to end.
+    """
+
+    def __init__(self, brake: Any, drain_s: float) -> None:
+        self._brake, self._drain_s = brake, drain_s
+        self._requested = threading.Event()
+        self._closed = threading.Event()
+        self._late = False
+        self.reason = ""
+        self.ended: int | None = None
+        """Units that ended in all, known once none is under way any more."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._requested.is_set()
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop."""
+        if not self.requested:
+            self.reason = reason
+            self._requested.set()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise BreakOff
+        self.request(signal.Signals(number).name)
+
+    def _watch(self) -> None:
+        while not self._requested.wait(_POLL_S):
+            if self._closed.is_set():
+                return
+        deadline = time.monotonic() + self._drain_s
+        try:
+            ray.get(self._brake.stop.remote())
+            while not self._closed.wait(_POLL_S):
+                running, ended = ray.get(self._brake.census.remote())
+                if running == 0:
+                    self.ended = ended
+                    return
+                if time.monotonic() > deadline:
+                    break
+        except ray.exceptions.RayError:
+            pass
+        if not self._closed.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals meanwhile. Ray replaces handlers when it starts, so this comes after that."""
+        main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS} if main else {}
+        watcher = threading.Thread(target=self._watch, name="stop", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._closed.set()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            watcher.join(timeout=2)

@@ -1,0 +1,1 @@
+"""Quicklook pictures and validation."""

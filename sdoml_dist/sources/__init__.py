@@ -1,0 +1,1 @@
+"""Where level-1 frames come from: files and object stores, JSOC, the simulator."""

@@ -1,0 +1,65 @@
+"""What every source of level-1 frames offers to the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """One frame that a source can deliver.
+
+    Attributes
+    ----------
+    channel : str
+        Channel name, for example ``"171A"``.
+    time : numpy.datetime64
+        Observation time in UTC, nanosecond unit (T_OBS where the source knows it, else the time in the file name).
+    locator : str
+        Where the bytes are: a path or URL, a JSOC record, ...
+    size : int or None
+        Number of bytes, where announced.
+    checksum : str or None
+        ``"sha256:..."`` or ``"md5:..."``, where announced.
+    quality : int or None
+        QUALITY, where the source knows it without reading the frame.
+    version : str
+        Grows with reprocessing (DATE or RECNUM): of two frames with one time the greater version is taken.
+    """
+
+    channel: str
+    time: np.datetime64
+    locator: str
+    size: int | None = None
+    checksum: str | None = None
+    quality: int | None = None
+    version: str = ""
+
+
+class Source(Protocol):
+    """Where frames come from. Instances are cheap to make and travel to workers by pickle."""
+
+    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+        """Do what has to be done once before workers start (for example build the index). Idempotent.
+
+        Raises
+        ------
+        sdoml_dist.errors.EnvironmentFault
+            If the source cannot be reached.
+        """
+
+    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+        """List the frames of a channel with ``start <= time < end`` (UTC), sorted by time, then version."""
+
+    def fetch(self, record: FrameRecord) -> bytes:
+        """Return the bytes of a frame, verified against its size and checksum.
+
+        Raises
+        ------
+        sdoml_dist.solar.status.FrameError
+            MISSING_AT_SOURCE, FAILED_DOWNLOAD or FAILED_CHECKSUM.
+        """

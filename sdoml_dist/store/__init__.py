@@ -1,0 +1,1 @@
+"""The dataset: template, commits, statistics and reading."""

@@ -1,0 +1,368 @@
+"""The dataset: open, create, write shards through forks, and commit receipts.
+
+The repository is the record of what is done. A commit makes a batch of shards and the status of their frames visible
+at once; a crash leaves readers at the previous commit and costs the units under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import icechunk
+import numpy as np
+import zarr
+
+from sdoml_dist.errors import EnvironmentFault, StoreError
+from sdoml_dist.plan import Plan, Unit
+from sdoml_dist.recipe import Recipe, Store, difference, parse_recipe
+from sdoml_dist.solar.status import FrameStatus
+from sdoml_dist.store.receipt import Receipt
+from sdoml_dist.store.storage import environment_fault, icechunk_storage, local_path
+from sdoml_dist.store.template import ensure_template, group_path, root_attributes
+
+BRANCH = "main"
+_THREADS = 16
+
+
+def exists(store: Store) -> bool:
+    """Whether there is a dataset.
+
+    Raises
+    ------
+    EnvironmentFault
+        If the storage cannot be reached.
+    """
+    local = local_path(store.url)
+    if local is not None and not (local / "icechunk").is_dir():
+        return False
+    try:
+        return icechunk.Repository.exists(icechunk_storage(store))
+    except icechunk.IcechunkError as error:
+        raise environment_fault(error, store, "Looking for a dataset") from error
+
+
+def open_repository(store: Store) -> icechunk.Repository:
+    """Open the repository of an existing dataset.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    if not exists(store):
+        raise StoreError(
+            f"There is no dataset at {store.url}.", "", "Build one with 'sdoml build RECIPE', or correct the address."
+        )
+    try:
+        return icechunk.Repository.open(icechunk_storage(store))
+    except icechunk.IcechunkError as error:
+        raise environment_fault(error, store, "Opening the dataset") from error
+
+
+def read_root(store: Store, version: str | None = None) -> zarr.Group:
+    """Open the root group for reading, at a version (tag or snapshot id) or the newest commit.
+
+    Raises
+    ------
+    StoreError
+        If there is no such version.
+    """
+    repository = open_repository(store)
+    return zarr.open_group(session_at(repository, version).store, mode="r")
+
+
+def session_at(repository: icechunk.Repository, version: str | None) -> icechunk.Session:
+    """Return a read-only session at a tag, a snapshot id or the newest commit.
+
+    Raises
+    ------
+    StoreError
+        If there is no such version.
+    """
+    if version is None:
+        return repository.readonly_session(BRANCH)
+    tags = repository.list_tags()
+    if version in tags:
+        return repository.readonly_session(tag=version)
+    try:
+        return repository.readonly_session(snapshot_id=version)
+    except (icechunk.IcechunkError, ValueError):
+        raise StoreError(
+            f"The dataset has no version {version!r}.",
+            f"Its tags are {', '.join(sorted(tags)) or 'none yet'}.",
+            "'sdoml versions URL' lists tags and commits.",
+        ) from None
+
+
+def stored_recipe(root: zarr.Group) -> Recipe:
+    """Return the recipe that a dataset was built from."""
+    return parse_recipe(root.attrs["recipe"], "stored in the dataset")
+
+
+class Dataset:
+    """A dataset opened for writing by its one driver.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to build.
+    calibration : dict
+        Versions and hashes of the calibration tables, kept in the root attributes.
+    extend : bool
+        Whether the stored period may grow to the plan's.
+    """
+
+    def __init__(self, plan: Plan, calibration: dict[str, Any], extend: bool = False) -> None:
+        self.plan, self.store = plan, plan.recipe.store
+        self.commits = 0
+        try:
+            if exists(self.store):
+                self.repository = icechunk.Repository.open(icechunk_storage(self.store))
+            else:
+                local = local_path(self.store.url)
+                if local is not None:
+                    (local / "icechunk").mkdir(parents=True, exist_ok=True)
+                self.repository = icechunk.Repository.create(icechunk_storage(self.store))
+            self._session = self.repository.writable_session(BRANCH)
+            self._adopt(calibration, extend)
+        except (icechunk.IcechunkError, OSError) as error:
+            raise environment_fault(error, self.store, "Opening the dataset for writing") from error
+        self._fork_bytes = pickle.dumps(self._session.fork())
+
+    def _adopt(self, calibration: dict[str, Any], extend: bool) -> None:
+        """Create what the plan needs, or refuse a plan that does not fit what is there."""
+        root = zarr.open_group(self._session.store, mode="a")
+        fresh = "recipe" not in root.attrs
+        if not fresh:
+            self._refuse_drift(stored_recipe(root), dict(root.attrs["calibration"]), calibration, extend)
+        wanted = root_attributes(self.plan, calibration)
+        if fresh or root.attrs["plan_id"] != wanted["plan_id"] or self._lacks_years(root):
+            root.attrs.update(wanted)
+            ensure_template(root, self.plan)
+            self._commit("create" if fresh else "extend the period", {})
+
+    def _lacks_years(self, root: zarr.Group) -> bool:
+        return any(group_path(year) not in root for year in self.plan.years())
+
+    def _refuse_drift(
+        self, stored: Recipe, old_calibration: dict[str, Any], calibration: dict[str, Any], extend: bool
+    ) -> None:
+        recipe = self.plan.recipe
+        lines = difference(stored.identity(), recipe.identity())
+        lines += difference(old_calibration, calibration, "calibration file ")
+        if lines:
+            raise StoreError(
+                f"{self.store.url} was built from another recipe:\n" + "\n".join(lines),
+                "Mixing both in one dataset would make frames that cannot be compared.",
+                "Undo the change, or give the new recipe a store.url of its own.",
+            )
+        if stored.period != recipe.period and not extend:
+            raise StoreError(
+                f"{self.store.url} covers {stored.period.start} to {stored.period.end}, "
+                f"the recipe {recipe.period.start} to {recipe.period.end}.",
+                "A build does not change the period of a dataset.",
+                f"To extend it: sdoml update {self.store.url} --to {recipe.period.end}",
+            )
+        if recipe.period.first > stored.period.first or recipe.period.last < stored.period.last:
+            raise StoreError(
+                f"{self.store.url} covers {stored.period.start} to {stored.period.end}; "
+                f"{recipe.period.start} to {recipe.period.end} would cut that.",
+                "An update only ever adds.",
+                "Choose a later end.",
+            )
+
+    @property
+    def fork_bytes(self) -> bytes:
+        """A pickled fork of the session, through which workers write."""
+        return self._fork_bytes
+
+    def status(self, year: int) -> np.ndarray:
+        """Return the status codes of a year, shape (slots, channels), uint8."""
+        root = zarr.open_group(self._session.store, mode="r")
+        codes: np.ndarray = np.asarray(root[f"{group_path(year)}/status"][:])  # type: ignore[index]
+        return codes
+
+    def pending(self, retry: Iterable[str] = ()) -> list[tuple[Unit, np.ndarray]]:
+        """Return the units with work left, and for each the slots of the year to do.
+
+        Parameters
+        ----------
+        retry : iterable of str
+            Outcomes to do again besides what is pending, for example ``("failed",)``.
+        """
+        again = np.zeros(256, dtype=bool)
+        again[int(FrameStatus.PENDING)] = True
+        for code in FrameStatus:
+            again[int(code)] |= code.outcome in set(retry)
+        tables = {year: again[self.status(year)] for year in self.plan.years()}
+        column = {name: index for index, name in enumerate(self.plan.recipe.channels)}
+        work = []
+        for unit in self.plan.units():
+            todo = np.flatnonzero(tables[unit.year][unit.start : unit.stop, column[unit.channel]])
+            if todo.size:
+                work.append((unit, todo + unit.start))
+        return work
+
+    def commit(self, receipts: list[Receipt], message: str, metadata: dict[str, Any]) -> None:
+        """Make the shards of these receipts, and what became of their frames, visible at once.
+
+        Raises
+        ------
+        EnvironmentFault
+            If the storage refuses, or another driver has committed meanwhile.
+        """
+        try:
+            forks = [pickle.loads(receipt.fork) for receipt in receipts if receipt.fork]  # noqa: S301 - our own workers
+            self._session.merge(*forks)
+            self._write_tables(receipts)
+            self._commit(message, metadata)
+        except icechunk.ConflictError as error:
+            raise EnvironmentFault(
+                f"Another driver has committed to {self.store.url} during this run.",
+                "This run's last units were not committed; everything before is safe.",
+                "See 'sdoml status' and repeat the command once the other driver has ended.",
+            ) from error
+        except (icechunk.IcechunkError, OSError) as error:
+            raise environment_fault(error, self.store, "Committing") from error
+
+    def _commit(self, message: str, metadata: dict[str, Any]) -> None:
+        self._session.commit(message, metadata)
+        self.commits += 1
+        self._session = self.repository.writable_session(BRANCH)
+
+    def _write_tables(self, receipts: list[Receipt]) -> None:
+        """Write status, keywords and moments: each touched array chunk is read and written once."""
+        column = {name: index for index, name in enumerate(self.plan.recipe.channels)}
+        by_year: dict[int, list[Receipt]] = defaultdict(list)
+        for receipt in receipts:
+            by_year[receipt.unit.year].append(receipt)
+        root = zarr.open_group(self._session.store, mode="r+")
+        jobs: list[Callable[[], None]] = []
+        for year, group in by_year.items():
+            names = {f"keywords/{name}" for receipt in group for name in receipt.keywords}
+            names |= {f"moments/{name}" for receipt in group for name in receipt.moments}
+            for name in sorted(names | {"status"}):
+                array = root[f"{group_path(year)}/{name}"]
+                assert isinstance(array, zarr.Array)
+                jobs.append(lambda array=array, name=name, group=group: _update(array, name, group, column))  # type: ignore[misc]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for result in [pool.submit(job) for job in jobs]:
+                result.result()
+
+    @contextlib.contextmanager
+    def writing(self, message: str) -> Iterator[zarr.Group]:
+        """Change small arrays through the root group; committed at the end if anything has changed."""
+        yield zarr.open_group(self._session.store, mode="r+")
+        if self._session.has_uncommitted_changes:
+            self._commit(message, {})
+
+    def tag(self, name: str) -> str:
+        """Give the newest commit a name and return its snapshot id.
+
+        Raises
+        ------
+        StoreError
+            If the name is taken: versions never change.
+        """
+        snapshot = self.repository.lookup_branch(BRANCH)
+        return create_tag(self.repository, name, snapshot)
+
+
+def create_tag(repository: icechunk.Repository, name: str, snapshot: str) -> str:
+    """Give a snapshot a name.
+
+    Raises
+    ------
+    StoreError
+        If the name is taken: versions never change.
+    """
+    if name in repository.list_tags():
+        raise StoreError(
+            f"The dataset has a version {name!r} already.", "Versions never change.", "Choose another name."
+        )
+    repository.create_tag(name, snapshot)
+    return snapshot
+
+
+def _update(array: zarr.Array[Any], name: str, receipts: list[Receipt], column: dict[str, int]) -> None:
+    """Write one array's values of some receipts, chunk by chunk."""
+    size = array.chunks[0]
+    touched: dict[int, list[Receipt]] = defaultdict(list)
+    for receipt in receipts:
+        if receipt.slots.size:
+            for chunk in range(int(receipt.slots[0]) // size, int(receipt.slots[-1]) // size + 1):
+                touched[chunk].append(receipt)
+    for chunk, group in touched.items():
+        low, high = chunk * size, min((chunk + 1) * size, array.shape[0])
+        block = np.asarray(array[low:high])
+        for receipt in group:
+            kind, _, key = name.partition("/")
+            values = receipt.status if kind == "status" else getattr(receipt, kind).get(key)
+            if values is None:
+                continue
+            inside = (receipt.slots >= low) & (receipt.slots < high)
+            block[receipt.slots[inside] - low, column[receipt.unit.channel]] = values[inside]
+        array[low:high] = block
+
+
+def write_unit(
+    fork_bytes: bytes,
+    unit: Unit,
+    shard_slots: int,
+    slots: np.ndarray,
+    images: np.ndarray,
+    headers: list[str],
+    histograms: np.ndarray,
+) -> bytes:
+    """Write what a unit made into its shard, through a fresh fork; runs on the worker.
+
+    Parameters
+    ----------
+    fork_bytes : bytes
+        Pickled fork of the driver's session.
+    unit : Unit
+        The unit.
+    shard_slots : int
+        Slots per shard.
+    slots : numpy.ndarray
+        Slots of the year that were processed, shape (frames,).
+    images : numpy.ndarray
+        The shard, shape (slots of the shard, y, x), float32; only the processed slots are used if others exist.
+    headers : list of str
+        JSON per processed slot.
+    histograms : numpy.ndarray
+        Shape (frames, bins), uint32.
+
+    Returns
+    -------
+    bytes
+        The pickled fork, to be merged by the driver.
+    """
+    fork = pickle.loads(fork_bytes)  # noqa: S301 - made by the driver of this run
+    group = zarr.open_group(fork.store, path=group_path(unit.year), mode="r+")
+    image, header, histogram = group[unit.channel], group[f"headers/{unit.channel}"], group[f"histogram/{unit.channel}"]
+    assert isinstance(image, zarr.Array) and isinstance(header, zarr.Array) and isinstance(histogram, zarr.Array)
+    low = unit.shard * shard_slots
+    high = min(low + shard_slots, image.shape[0])
+    index = slots - low
+    # Frames of this shard that an earlier run finished stay as they are; the shard is written as a whole.
+    others = np.ones(high - low, dtype=bool)
+    others[index] = False
+    text = np.asarray(header[low:high], dtype=object)
+    counts = np.asarray(histogram[low:high])
+    block = images[: high - low]
+    if any(text[others]):
+        before = np.asarray(image[low:high])
+        before[index] = block[index]
+        block = before
+    text[index] = np.array(headers, dtype=object)
+    counts[index] = histograms
+    image[low:high] = block
+    header[low:high] = text
+    histogram[low:high] = counts
+    return pickle.dumps(fork)

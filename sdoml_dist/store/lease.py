@@ -1,0 +1,204 @@
+"""The lease of a dataset: one committing driver at a time.
+
+File storage silently loses commits of concurrent committers, and two drivers would do all work twice. The lease is a
+small object created only if absent (``O_EXCL`` or ``If-None-Match``), renewed while its holder lives. A holder that
+is dead on the same machine is replaced at once, one elsewhere after its lease has run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Self
+
+from sdoml_dist.errors import EnvironmentFault
+from sdoml_dist.recipe import Store
+from sdoml_dist.store.storage import environment_fault, join, local_path, sidecar_filesystem, write_atomic
+
+RENEW_S = 5.0
+LIFETIME_S = 30.0
+_NAME = "lease.json"
+
+
+def _process_start(pid: int) -> str | None:
+    """Return what tells a process from a later one with the same number, or None if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _machine() -> str:
+    """Return what tells one boot of one machine (or container) from another."""
+    parts = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            parts.append(str(Path(path).readlink()) if path.endswith("ns/pid") else Path(path).read_text().strip())
+    return "|".join(parts)
+
+
+class Lease:
+    """Hold the right to commit to a dataset; a context manager.
+
+    Parameters
+    ----------
+    store : Store
+        The dataset.
+    purpose : str
+        What the holder does, told to those who are refused.
+    wait_s : float
+        How long to wait for the lease of a holder on another machine to run out.
+    """
+
+    def __init__(self, store: Store, purpose: str, wait_s: float = 0.0) -> None:
+        self.store, self.purpose, self.wait_s = store, purpose, wait_s
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._lost = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "process_start": _process_start(os.getpid()),
+            "user": getpass.getuser(),
+            "purpose": self.purpose,
+            "since": self._since,
+            "renewed_unix_s": time.time(),
+        }
+
+    def _read(self) -> dict[str, Any] | None:
+        filesystem, folder = sidecar_filesystem(self.store)
+        try:
+            record: dict[str, Any] = json.loads(filesystem.cat_file(join(folder, _NAME)))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:
+            return {"renewed_unix_s": 0.0}
+        return record
+
+    def _create(self) -> bool:
+        """Create the lease if there is none; whether this succeeded."""
+        data = json.dumps(self._record()).encode()
+        local = local_path(self.store.url)
+        if local is None:
+            filesystem, folder = sidecar_filesystem(self.store)
+            try:
+                filesystem.pipe_file(join(folder, _NAME), data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        path = local / "sdoml" / _NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{_NAME}.{self._token}")
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
+    def _expired(self, record: dict[str, Any]) -> bool:
+        if record.get("machine") == _machine():
+            started = _process_start(int(record.get("pid", 0)))
+            return started is None or started != record.get("process_start")
+        return time.time() - float(record["renewed_unix_s"]) > LIFETIME_S
+
+    def _break(self, record: dict[str, Any]) -> None:
+        """Remove a dead holder's lease, unless it has changed hands meanwhile."""
+        if (self._read() or {}).get("token") == record.get("token"):
+            filesystem, folder = sidecar_filesystem(self.store)
+            with contextlib.suppress(FileNotFoundError):
+                filesystem.rm_file(join(folder, _NAME))
+
+    def __enter__(self) -> Self:
+        """Take the lease.
+
+        Raises
+        ------
+        EnvironmentFault
+            If another driver holds it, or if the store does not keep to conditional writes.
+        """
+        self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        deadline = time.monotonic() + self.wait_s
+        try:
+            while not self._create():
+                record = self._read()
+                if record is None:
+                    continue
+                if self._expired(record):
+                    self._break(record)
+                elif time.monotonic() >= deadline:
+                    self._refuse(record)
+                else:
+                    time.sleep(min(1.0, RENEW_S))
+            self._probe()
+        except OSError as error:
+            raise environment_fault(error, self.store, "Taking the lease of the dataset") from error
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def _probe(self) -> None:
+        """Check that the store refuses a second creation: else neither lease nor commits can be trusted."""
+        if self._create():
+            raise EnvironmentFault(
+                f"The object store behind {self.store.url} ignores conditional writes (If-None-Match).",
+                "On such a store concurrent commits are lost silently.",
+                "Use a store with conditional writes (Amazon S3, MinIO, Google Cloud Storage) or a local folder.",
+            )
+
+    def _refuse(self, record: dict[str, Any]) -> None:
+        raise EnvironmentFault(
+            f"{self.store.url} is in use: {record.get('purpose', 'a run')} by {record.get('user', '?')} on "
+            f"{record.get('host', '?')}, process {record.get('pid', '?')}, since {record.get('since', '?')}.",
+            "Two drivers on one dataset would do the work twice and could lose commits.",
+            "Wait for it or stop it; a driver that died is replaced "
+            f"{LIFETIME_S:.0f} s after its last sign of life (at once on its own machine).",
+        )
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_S):
+            try:
+                record = self._read()
+                if record is None or record.get("token") != self._token:
+                    self._lost.set()
+                    return
+                write_atomic(self.store, _NAME, json.dumps(self._record()).encode())
+            except OSError:
+                continue
+
+    def check(self) -> None:
+        """Raise if the lease was lost; called before every commit.
+
+        Raises
+        ------
+        EnvironmentFault
+            If another driver has taken over.
+        """
+        if self._lost.is_set():
+            raise EnvironmentFault(
+                f"Another driver has taken over {self.store.url}: this one was silent for over {LIFETIME_S:.0f} s.",
+                "Going on could lose commits; all that was committed is safe.",
+                "See 'sdoml status' and repeat the command once the other driver has ended.",
+            )
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lease back."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        with contextlib.suppress(OSError):
+            self._break({"token": self._token})

@@ -1,0 +1,55 @@
+"""What a worker hands back for a unit: a few kilobytes, never pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sdoml_dist.plan import Unit
+from sdoml_dist.solar.status import FrameStatus
+
+
+@dataclass
+class Receipt:
+    """Outcome of one unit.
+
+    Attributes
+    ----------
+    unit : Unit
+        The unit.
+    slots : numpy.ndarray
+        Slots of the year that were processed, shape (frames,).
+    status : numpy.ndarray
+        Status codes, shape (frames,), uint8.
+    keywords, moments : dict of str to numpy.ndarray
+        Values per frame, shape (frames,).
+    fork : bytes
+        The pickled fork of the session through which the shard was written; empty if nothing was written.
+    started, seconds, read_bytes, peak_memory_bytes
+        For the history and the estimate.
+    node : str
+        Name of the machine.
+    """
+
+    unit: Unit
+    slots: np.ndarray
+    status: np.ndarray
+    keywords: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
+    fork: bytes = b""
+    started: float = 0.0
+    seconds: float = 0.0
+    read_bytes: int = 0
+    peak_memory_bytes: int = 0
+    node: str = ""
+    details: list[str] = field(default_factory=list)
+
+    def outcomes(self) -> Counter[str]:
+        """Count frames by outcome."""
+        codes, numbers = np.unique(self.status, return_counts=True)
+        counts: Counter[str] = Counter()
+        for code, number in zip(codes, numbers, strict=True):
+            counts[FrameStatus(int(code)).outcome] += int(number)
+        return counts
