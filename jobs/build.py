@@ -1,0 +1,18 @@
+"""Build or update a dataset; the entry point for ``ray job submit``.
+
+ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/build.py build sdoml-v2 --set store.url=URL
+ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/build.py update URL --to now
+
+All verbs of ``sdoml`` are understood. Ray tells the job's driver where the cluster is by RAY_ADDRESS. ``ray job
+submit`` reduces every failure to exit code 1; the true code is in the run's record (``sdoml status URL``).
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sdoml_dist.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

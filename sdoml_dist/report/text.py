@@ -1,0 +1,174 @@
+"""Tables and lines for the terminal."""
+
+from __future__ import annotations
+
+import json
+import time as clock
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from sdoml_dist.errors import ExitCode, UsageError
+from sdoml_dist.plan import Plan
+from sdoml_dist.recipe import Store
+from sdoml_dist.solar.times import parse_fits_time
+from sdoml_dist.store.dataset import BRANCH, open_repository
+from sdoml_dist.store.reader import accounting, as_store, frames, open_root
+from sdoml_dist.store.storage import join, sidecar_filesystem
+
+if TYPE_CHECKING:
+    from sdoml_dist.engine.run import Summary
+
+_MOST_LINES = 50
+
+
+def human_bytes(number: float) -> str:
+    """Write a number of bytes with a decimal prefix."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(number) < 1000:
+            return f"{number:.3g} {prefix}B"
+        number /= 1000
+    return f"{number:.3g} PB"
+
+
+def plan_table(plan: Plan) -> str:
+    """Describe a plan for people."""
+    recipe, estimate = plan.recipe, plan.estimate()
+    rows = [
+        ("recipe", f"{recipe.name}  (fingerprint {recipe.fingerprint}, plan {plan.plan_id})"),
+        ("period", f"{recipe.period.start} to {recipe.period.end} UTC, every {recipe.cadence} s"),
+        ("channels", ", ".join(recipe.channels)),
+        ("image", f"{recipe.grid.pixels} x {recipe.grid.pixels}, Sun's radius {recipe.grid.solar_radius_arcsec:g}\" "
+                  f"= {recipe.grid.pixels * recipe.grid.solar_radius_arcsec / 2457.6:.2f} pixels"),
+        ("source", f"{recipe.source.kind}, level {recipe.level}, about {human_bytes(estimate.source_bytes)} to read"),
+        ("store", recipe.store.url),
+        ("frames", f"{estimate.frames:,} ({plan.slots:,} slots x {len(recipe.channels)} channels)"),
+        ("units", f"{estimate.units:,} shards of {recipe.shard_slots} slots"),
+        ("size", f"{human_bytes(estimate.stored_bytes)} in about {estimate.objects:,} objects "
+                 f"({human_bytes(estimate.raw_bytes)} uncompressed)"),
+        ("memory", f"{human_bytes(estimate.memory_per_actor_bytes)} per actor"),
+        ("time", f"about {estimate.core_hours:.3g} core-hours"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:>10}  {value}" for name, value in rows)
+
+
+def accounting_table(store: str | Store, version: str | None = None, **options: Any) -> str:
+    """Return the accounting per channel as text."""
+    return accounting(store, version, **options).to_string()
+
+
+def run_line(summary: Summary) -> str:
+    """Describe a run in one line."""
+    done = summary.outcomes.total()
+    rate = done / summary.seconds if summary.seconds else 0.0
+    return (
+        f"{done} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s, {summary.actors} actors), "
+        f"{summary.commits} commits, peak memory of a worker {human_bytes(summary.peak_memory_bytes)}"
+    )
+
+
+def parse_end(text: str, cadence_s: int) -> str:
+    """Read the end of a period, ``now`` being the last full slot."""
+    if text == "now":
+        now = int(clock.time()) // cadence_s * cadence_s
+        return str(np.datetime64(now, "s"))
+    try:
+        return str(parse_fits_time(text).astype("datetime64[s]"))
+    except ValueError as error:
+        raise UsageError(f"--to: {error}", "", "For example --to 2011-03-01 or --to now.") from None
+
+
+def latest_run(store: Store) -> dict[str, Any] | None:
+    """Return the record of the latest run, or None."""
+    filesystem, folder = sidecar_filesystem(store)
+    found = sorted(filesystem.glob(join(folder, "runs", "*", "run.json")))
+    if not found:
+        return None
+    record: dict[str, Any] = json.loads(filesystem.cat_file(found[-1]))
+    return record
+
+
+def status_report(dataset: str, *, failed: bool, as_json: bool, **options: Any) -> tuple[str, int]:
+    """Return what ``sdoml status`` prints, and its exit code (3 if frames failed)."""
+    store = as_store(dataset, **options)
+    table = accounting(store)
+    totals = {key: int(value) for key, value in table.loc["all"].items()}
+    code = ExitCode.FRAMES_FAILED if totals["failed"] else ExitCode.COMPLETE
+    listed = pd.DataFrame()
+    if failed:
+        listed = frames(store, details=True)
+        listed = listed[listed.outcome == "failed"]
+    if as_json:
+        data: dict[str, Any] = {
+            "frames": totals,
+            "channels": {str(name): {k: int(v) for k, v in row.items()} for name, row in table.iloc[:-1].iterrows()},
+            "run": latest_run(store),
+        }
+        if failed:
+            data["failed"] = json.loads(listed.to_json(orient="records", date_format="iso"))
+        return json.dumps(data, indent=2), code
+    lines = [table.to_string()]
+    if (run := latest_run(store)) is not None:
+        began = clock.strftime("%Y-%m-%d %H:%M:%S", clock.gmtime(run["started_unix_s"]))
+        ended = f"exit code {run['exit_code']}" if run["state"] == "ended" else "running or killed"
+        lines.append(f"latest run: {run['verb']} from {began} UTC on {run['host']}, {ended}")
+    for _, row in listed.head(_MOST_LINES).iterrows():
+        lines.append(f"{row.time:%Y-%m-%dT%H:%M:%S} {row.channel:>5} {row.reason}: {row.detail}  ({row.source})")
+    if len(listed) > _MOST_LINES:
+        lines.append(f"... and {len(listed) - _MOST_LINES} more (--json lists all)")
+    return "\n".join(lines), code
+
+
+def inspect_report(dataset: str, version: str | None, *, as_json: bool, **options: Any) -> str:
+    """Return what ``sdoml inspect`` prints."""
+    store = as_store(dataset, **options)
+    root, recipe, session = open_root(store, version)
+    plan = Plan(recipe)
+    table = accounting(store, version)
+    totals = {key: int(value) for key, value in table.loc["all"].items()}
+    done = 1 - totals["pending"] / max(totals["planned"], 1)
+    data: dict[str, Any] = {
+        "url": store.url, "snapshot": session.snapshot_id, "recipe": recipe.name, "fingerprint": recipe.fingerprint,
+        "period": recipe.period.model_dump(), "cadence_s": recipe.cadence, "channels": list(recipe.channels),
+        "pixels": recipe.grid.pixels, "convention": recipe.grid.convention, "done": done, "frames": totals,
+        "calibration": root.attrs["calibration"], "software": root.attrs["software"],
+    }  # fmt: skip
+    if as_json:
+        return json.dumps(data, indent=2)
+    lines = [plan_table(plan), f"{'done':>10}  {done:.1%} of {totals['planned']:,} frames"]
+    calibration: Any = root.attrs["calibration"]
+    for name, table_data in calibration.items():
+        label = f"{table_data['file']} (sha256 {table_data['sha256'][:12]}...)"
+        lines.append(f"{'':>10}  {name}: {label}")
+    if "aia/statistics" in root:
+        stats = {key: np.asarray(root[f"aia/statistics/{key}"][...]) for key in ("mean", "std", "minimum", "maximum")}  # type: ignore[index]
+        lines.append(pd.DataFrame(stats, index=list(recipe.channels)).to_string(float_format=lambda v: f"{v:.4g}"))
+    return "\n".join(lines)
+
+
+def versions_report(dataset: str, *, as_json: bool, **options: Any) -> str:
+    """Return what ``sdoml versions`` prints: tags first, then commits from new to old."""
+    repository = open_repository(as_store(dataset, **options))
+    tags = {name: repository.lookup_tag(name) for name in sorted(repository.list_tags())}
+    commits = [
+        {"snapshot": info.id, "written": info.written_at.isoformat(timespec="seconds"), "message": info.message}
+        for info in repository.ancestry(branch=BRANCH)
+    ]
+    if as_json:
+        return json.dumps({"tags": tags, "commits": commits}, indent=2)
+    lines = [f"tag {name:<20} {snapshot}" for name, snapshot in tags.items()]
+    lines += [f"{item['written']}  {item['snapshot']}  {item['message']}" for item in commits]
+    return "\n".join(lines)
+
+
+def reading_lines(dataset: str | Path, time: str) -> str:
+    """Return five lines of Python that read a dataset."""
+    return (
+        "import sdoml_dist\n"
+        f'ds = sdoml_dist.open_dataset("{dataset}")\n'
+        'print(ds["171A"].sizes, ds["EXPTIME"].sel(channel="171A").values[:3])\n'
+        f'sun = sdoml_dist.to_map(ds, "171A", "{time}")\n'
+        "print(sun.center, sun.rsun_obs)"
+    )
