@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import socket
 import tempfile
@@ -108,9 +107,6 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
             ray.init(address=address, **quiet)
         else:
             temporary = tempfile.mkdtemp(prefix="sdoml-", dir=_temporary_root())
-            if "RAY_AUTH_MODE" not in os.environ:
-                os.environ["RAY_AUTH_MODE"] = "token"
-                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             ray.init(
                 address="local", num_cpus=cpus or _usable_cpus(), num_gpus=0, include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,

@@ -18,7 +18,6 @@ from sdoml_dist.recipe import Recipe
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.lease import Lease
-from sdoml_dist.store.storage import sidecar_url
 
 
 def doctor(recipe: Recipe | None, *, ray: bool = True) -> tuple[str, bool]:
@@ -79,7 +78,7 @@ def _store(recipe: Recipe) -> str:
 
 
 def _source(recipe: Recipe) -> str:
-    source = make_source(recipe, sidecar_url(recipe.store))
+    source = make_source(recipe)
     end = min(recipe.period.last, recipe.period.first + np.timedelta64(1, "D"))
     source.prepare(recipe.channels[:1], recipe.period.first, end)
     found = source.candidates(recipe.channels[0], recipe.period.first, end)

@@ -29,7 +29,7 @@ from sdoml_dist.store.dataset import Dataset
 from sdoml_dist.store.finalise import finalise
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.receipt import Receipt
-from sdoml_dist.store.storage import sidecar_url, write_atomic
+from sdoml_dist.store.storage import write_atomic
 
 logger = logging.getLogger("sdoml")
 
@@ -141,7 +141,7 @@ def build(
         code = ExitCode.BUG
         try:
             if work:
-                source = make_source(recipe, sidecar_url(recipe.store))
+                source = make_source(recipe)
                 source.prepare(recipe.channels, *_span(recipe))
                 with connect(cpus) as cluster:
                     summary.actors = preflight(plan, cluster, frames)

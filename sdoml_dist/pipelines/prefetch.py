@@ -13,7 +13,6 @@ from sdoml_dist.plan import Plan, unit_times
 from sdoml_dist.recipe import FilesConfig, JsocConfig, Recipe, SimulatorConfig, SynopticConfig
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.make import make_source
-from sdoml_dist.store.storage import sidecar_url
 
 
 def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
@@ -33,7 +32,7 @@ def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
     """
     for name, digest in prefetch_tables(recipe).items():
         yield f"{name}: sha256 {digest}"
-    source = make_source(recipe, sidecar_url(recipe.store))
+    source = make_source(recipe)
     tolerance = np.timedelta64(recipe.tolerance, "s")
     source.prepare(recipe.channels, recipe.period.first - tolerance, recipe.period.last + tolerance)
     yield f"{recipe.source.kind}: index ready"

@@ -27,7 +27,6 @@ from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.dataset import write_unit
 from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.statistics import BINS, MOMENTS, describe
-from sdoml_dist.store.storage import sidecar_url
 from sdoml_dist.store.template import NOT_A_TIME
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class Preprocessor:
 
     def __init__(self, recipe: Recipe, fork_bytes: bytes) -> None:
         self.recipe, self.fork_bytes = recipe, fork_bytes
-        self.source: Source = make_source(recipe, sidecar_url(recipe.store))
+        self.source: Source = make_source(recipe)
         self.tables = load_tables(recipe)
         self.settings = recipe.settings
 

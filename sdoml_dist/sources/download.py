@@ -1,0 +1,184 @@
+"""Get bytes from anywhere, surviving servers that fail, drop connections or send half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+import requests
+
+from sdoml_dist.recipe import Network
+from sdoml_dist.solar.status import FrameError, FrameStatus
+
+_BLOCK = 1 << 18
+_ABSENT = (404, 410)
+_TRANSIENT = (408, 425, 429)
+_LONGEST_RETRY_AFTER_S = 600.0
+
+
+class _Transient(Exception):
+    """Worth another attempt; carries how long the server asked to wait."""
+
+    def __init__(self, text: str, wait_s: float | None = None, kept: bytes = b"") -> None:
+        super().__init__(text)
+        self.wait_s, self.kept = wait_s, kept
+
+
+def public_url(url: str) -> str:
+    """Return a URL without user, password and query, fit for messages and logs."""
+    parts = urlsplit(url)
+    if not parts.scheme:
+        return url
+    host = parts.netloc.rsplit("@", 1)[-1]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def pauses(network: Network, generator: random.Random | None = None) -> Callable[[int], float]:
+    """Return a function from the number of failed attempts to a pause: exponential with full jitter."""
+    draw = (generator or random.Random()).uniform  # noqa: S311 - spreads requests, protects nothing
+
+    def pause(failures: int) -> float:
+        return draw(0, min(network.backoff_s * 2.0 ** (failures - 1), network.backoff_maximum_s))
+
+    return pause
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    text = response.headers.get("Retry-After")
+    if not text:
+        return None
+    try:
+        wait = float(text)
+    except ValueError:
+        try:
+            wait = parsedate_to_datetime(text).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(max(wait, 0.0), _LONGEST_RETRY_AFTER_S)
+
+
+def _http(url: str, network: Network, kept: bytes) -> bytes:
+    """Read a URL once, going on after `kept` bytes if the server can; raises _Transient with what has arrived."""
+    headers = {"Accept-Encoding": "identity"}
+    if kept:
+        headers["Range"] = f"bytes={len(kept)}-"
+    received = bytearray()
+    try:
+        with requests.get(
+            url, headers=headers, stream=True, timeout=(network.connect_timeout_s, network.read_timeout_s)
+        ) as response:
+            code = response.status_code
+            if code in _ABSENT:
+                raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"{public_url(url)}: HTTP {code}")
+            if code == 416:
+                raise _Transient("HTTP 416: the file has changed")
+            if code in _TRANSIENT or code >= 500:
+                raise _Transient(f"HTTP {code}", _retry_after(response), kept)
+            if code >= 400:
+                raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"{public_url(url)}: HTTP {code}")
+            received += kept if code == 206 else b""
+            announced = response.headers.get("Content-Length")
+            total = None if announced is None else len(received) + int(announced)
+            for block in response.iter_content(_BLOCK):
+                received += block
+            if total is not None and len(received) != total:
+                raise _Transient(f"the connection ended after {len(received)} of {total} bytes", None, bytes(received))
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise _Transient(type(error).__name__, None, bytes(received) or kept) from None
+    except requests.RequestException as error:
+        raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"{public_url(url)}: {type(error).__name__}") from None
+    return bytes(received)
+
+
+def _filesystem(url: str, options: dict[str, Any]) -> bytes:
+    """Read a path or object once by fsspec."""
+    filesystem, path = fsspec.core.url_to_fs(url, **options)
+    try:
+        data: bytes = filesystem.cat_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"{public_url(url)} is not there") from None
+    except PermissionError as error:
+        raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"{public_url(url)}: {error}") from None
+    except Exception as error:
+        raise _Transient(f"{type(error).__name__}: {error}") from None
+    return data
+
+
+def check(data: bytes, size: int | None, checksum: str | None) -> str | None:
+    """Compare bytes with announced size and checksum (``"sha256:..."`` or ``"md5:..."``); None means that they agree."""
+    if size is not None and len(data) != size:
+        return f"{len(data)} bytes, announced {size}"
+    if checksum is not None:
+        name, _, wanted = checksum.partition(":")
+        found = hashlib.new(name, data, usedforsecurity=False).hexdigest()
+        if found != wanted:
+            return f"{name} {found}, announced {wanted}"
+    return None
+
+
+def fetch_bytes(
+    url: str, network: Network, *, size: int | None = None, checksum: str | None = None,
+    storage_options: dict[str, Any] | None = None, sleep: Callable[[float], None] = time.sleep,
+) -> bytes:  # fmt: skip
+    """Return the bytes behind a path or URL.
+
+    Parameters
+    ----------
+    url : str
+        Local path, or a URL that requests (http, https) or fsspec (others) can read.
+    network : Network
+        Retries, pauses and timeouts.
+    size, checksum
+        What the source announced.
+    storage_options : dict, optional
+        For fsspec.
+    sleep : callable
+        Waits between attempts.
+
+    Raises
+    ------
+    FrameError
+        MISSING_AT_SOURCE, FAILED_DOWNLOAD after the last attempt, or FAILED_CHECKSUM if what arrives stays wrong.
+    """
+    pause = pauses(network)
+    kept, reason, status = b"", "", FrameStatus.FAILED_DOWNLOAD
+    remote = url.startswith(("http://", "https://"))
+    for failures in range(1, network.retries + 2):
+        try:
+            data = _http(url, network, kept) if remote else _filesystem(url, storage_options or {})
+        except _Transient as error:
+            kept, reason, status = error.kept, str(error), FrameStatus.FAILED_DOWNLOAD
+            wait = error.wait_s
+        else:
+            wrong = check(data, size, checksum)
+            if wrong is None:
+                return data
+            kept, reason, status, wait = b"", wrong, FrameStatus.FAILED_CHECKSUM, None
+            if not remote and "://" not in url:
+                break
+        if failures <= network.retries:
+            sleep(pause(failures) if wait is None else wait)
+    attempts = failures if status is FrameStatus.FAILED_CHECKSUM and not remote else network.retries + 1
+    raise FrameError(status, f"{public_url(url)}: {reason} ({attempts} attempts)")
+
+
+def save_atomic(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{random.randrange(1 << 30)}")  # noqa: S311 - a name
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
