@@ -17,8 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sdoml_dist.errors import RecipeError
-from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.channels import AIA
+from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.times import parse_fits_time, slots_per_day
 
@@ -235,9 +235,7 @@ class SimulatorConfig(Section):
     """The simulated Sun, spacecraft and faults."""
 
 
-SourceConfig = Annotated[
-    FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig, Field(discriminator="kind")
-]
+SourceConfig = Annotated[FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig, Field(discriminator="kind")]
 
 
 class Store(Section):

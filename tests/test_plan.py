@@ -43,7 +43,12 @@ def test_every_slot_is_covered_exactly_once(start: int, hours: int, cadence: int
     assert sorted(dealt) == sorted(units)
     assert len({(unit.year, unit.shard, unit.channel) for unit in units}) == len(units)
     for unit in units:
-        assert unit.shard * shard <= unit.start < unit.stop <= min((unit.shard + 1) * shard, year_slots(unit.year, cadence))
+        assert (
+            unit.shard * shard
+            <= unit.start
+            < unit.stop
+            <= min((unit.shard + 1) * shard, year_slots(unit.year, cadence))
+        )
     for channel in plan.recipe.channels:
         times = [unit_times(unit, cadence) for unit in units if unit.channel == channel]
         joined = np.concatenate(times) if times else np.array([], "datetime64[ns]")

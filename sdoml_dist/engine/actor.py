@@ -53,7 +53,7 @@ class UnitActor:
             return pickle.dumps(_poisoned(unit, slots))
         try:
             result: Receipt | str = self._attempt(unit, slots)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - reported to the driver
             result = f"{unit.unit_id}: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
         ray.get(self.brake.end.remote(unit.unit_id))
         return pickle.dumps(result)

@@ -5,12 +5,9 @@ It lets a run stop without losing units under way, and ends units that kill ever
 
 from __future__ import annotations
 
-import ray
-
 MAXIMUM_STARTS = 5
 
 
-@ray.remote(num_cpus=0)
 class Brake:
     """Who works on what, and whether new units may start."""
 

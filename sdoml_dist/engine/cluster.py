@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_enable_metrics_collection": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # Only receipts travel through the object store; the smallest store that Ray accepts is 75 MiB.
@@ -32,10 +34,15 @@ for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402 - Ray reads the environment when it is imported
+import ray.data  # noqa: E402
+
+logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
 from sdoml_dist.plan import Plan  # noqa: E402
 from sdoml_dist.store.storage import local_path  # noqa: E402
+
+__all__ = ["Cluster", "connect", "preflight", "ray"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,9 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
             f"{place} did not answer: {type(error).__name__}: {str(error)[:300]}",
             "Ray runs the units of work.",
             "Check RAY_ADDRESS and RAY_AUTH_MODE / RAY_AUTH_TOKEN_PATH (a missing token looks like a lost connection), "
-            "or unset RAY_ADDRESS to work on this machine alone." if address else "See 'sdoml doctor'.",
+            "or unset RAY_ADDRESS to work on this machine alone."
+            if address
+            else "See 'sdoml doctor'.",
         ) from error
     try:
         yield _describe(private=temporary is not None)
@@ -215,13 +224,17 @@ def _unshared(folder: Path, cluster: Cluster) -> list[str]:
     try:
         look = ray.remote(num_cpus=0)(_sees)
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        answers = [look.options(scheduling_strategy=strategy(node, soft=False)).remote(str(probe)) for node in cluster.nodes]
+        answers = [
+            look.options(scheduling_strategy=strategy(node, soft=False)).remote(str(probe)) for node in cluster.nodes
+        ]
         blind = [host for host, sees in ray.get(answers, timeout=60) if not sees]
     finally:
         probe.unlink()
     if not blind:
         return []
-    return [f"  {folder.parent} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"]
+    return [
+        f"  {folder.parent} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"
+    ]
 
 
 def _sees(path: str) -> tuple[str, bool]:

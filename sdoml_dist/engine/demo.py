@@ -49,7 +49,7 @@ def demo_simulation(recipe: Recipe) -> SimulationConfig:
     """Return the simulated mission of the demo."""
     step = np.timedelta64(recipe.cadence, "s")
     faults = tuple(
-        Fault(channel=channel, time=str((recipe.period.first + slot * step).astype("datetime64[s]")), kind=kind)  # type: ignore[arg-type]
+        Fault(channel=channel, time=str((recipe.period.first + slot * step).astype("datetime64[s]")), kind=kind)
         for channel, slot, kind in _FAULTS
     )
     return SimulationConfig(frame_cadence_s=recipe.cadence, faults=faults)
@@ -73,7 +73,9 @@ def demo(folder: str, cpus: int | None = None) -> int:
     with connect(cpus):
         if not (target / "simulated" / "complete").is_file():
             say(f"Simulating AIA level 1 ({config.pixels} x {config.pixels} pixels, nine channels) ...")
-            number = write_mission(config, target / "simulated", recipe.channels, recipe.period.first, recipe.period.last)
+            number = write_mission(
+                config, target / "simulated", recipe.channels, recipe.period.first, recipe.period.last
+            )
             (target / "simulated" / "complete").write_text(f"{number} files\n", encoding="ascii")
             say(f"  {number} Rice-compressed FITS files in {time.monotonic() - began:.0f} s")
         say("Building the dataset ...")
@@ -82,9 +84,13 @@ def demo(folder: str, cpus: int | None = None) -> int:
     say(accounting_table(recipe.store))
     table = frames(recipe.store, details=True)
     for _, row in table[~table.outcome.isin(["ok"])].iterrows():
-        say(f"  {row.time:%H:%M} {row.channel:>5}  {row.reason:<18} {row.detail or ''}")
+        say(
+            f"  {row.time:%H:%M} {row.channel:>5}  {row.reason:<18} {row.detail if isinstance(row.detail, str) else ''}"
+        )
     picture = quicklook(recipe.store.url, target / "quicklook.png")
-    say(f"\nlevel-1 files  {target / 'simulated' / 'level1'}\ndataset        {recipe.store.url}\nquicklook      {picture}")
+    say(
+        f"\nlevel-1 files  {target / 'simulated' / 'level1'}\ndataset        {recipe.store.url}\nquicklook      {picture}"
+    )
     say("\nRead it in Python:\n")
     say(reading_lines(recipe.store.url, str(table.time[0])[:19].replace(" ", "T")))
     say(f"\n{time.monotonic() - began:.0f} s in all")

@@ -85,4 +85,6 @@ def _source(recipe: Recipe) -> str:
     if not found:
         return f"{recipe.source.kind} answers, but has no frame of {recipe.channels[0]} in the first day"
     size = len(source.fetch(found[len(found) // 2]))
-    return f"{recipe.source.kind} has {len(found)} frames of {recipe.channels[0]} in the first day; one has {size} bytes"
+    return (
+        f"{recipe.source.kind} has {len(found)} frames of {recipe.channels[0]} in the first day; one has {size} bytes"
+    )

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sdoml_dist.engine.cluster import connect, preflight, ray
 from sdoml_dist.engine.actor import UnitActor
 from sdoml_dist.engine.brake import Brake
+from sdoml_dist.engine.cluster import connect, preflight, ray
 from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.stop import BreakOff, StopRequest
 from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, Stopped
@@ -79,9 +79,15 @@ class _Record:
         self._lines.append(
             json.dumps(
                 {
-                    "unit": receipt.unit.unit_id, "frames": int(receipt.slots.size), "outcomes": receipt.outcomes(),
-                    "started_unix_s": receipt.started, "seconds": receipt.seconds, "read_bytes": receipt.read_bytes,
-                    "peak_memory_bytes": receipt.peak_memory_bytes, "node": receipt.node, "failed": receipt.details,
+                    "unit": receipt.unit.unit_id,
+                    "frames": int(receipt.slots.size),
+                    "outcomes": receipt.outcomes(),
+                    "started_unix_s": receipt.started,
+                    "seconds": receipt.seconds,
+                    "read_bytes": receipt.read_bytes,
+                    "peak_memory_bytes": receipt.peak_memory_bytes,
+                    "node": receipt.node,
+                    "failed": receipt.details,
                 }  # fmt: skip
             )
         )
@@ -156,7 +162,8 @@ def build(
         except BreakOff:
             code = ExitCode.STOPPED
             raise Stopped(
-                "Broken off: units under way were given up.", "All finished units are committed.",
+                "Broken off: units under way were given up.",
+                "All finished units are committed.",
                 "The same command goes on.",
             ) from None
         finally:
@@ -174,9 +181,7 @@ def _span(recipe: Recipe) -> tuple[np.datetime64, np.datetime64]:
 
 
 def _count_failed(dataset: Dataset, plan: Plan) -> int:
-    return sum(
-        int((dataset.status(year)[start:stop] >= 40).sum()) for year, (start, stop) in plan.years().items()
-    )
+    return sum(int((dataset.status(year)[start:stop] >= 40).sum()) for year, (start, stop) in plan.years().items())
 
 
 def _receipts(
@@ -201,8 +206,6 @@ def _receipts(
         ),
         num_cpus=resources.cpus_per_actor,
         memory=estimate.memory_per_actor_bytes,
-        max_restarts=-1,
-        max_task_retries=-1,
         fn_constructor_args=(plan.recipe.model_dump(mode="json"), dataset.fork_bytes, brake),
     )  # fmt: skip
     for batch in dataset_of_tasks.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
@@ -219,7 +222,7 @@ def _run(
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    brake = Brake.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
     stop = StopRequest(brake, resources.drain_s)
     progress = Progress(sum(slots.size for _, slots in work), len(work))
     waiting: list[Receipt] = []

@@ -36,7 +36,7 @@ def write_mission(
     int
         Number of files.
     """
-    write_calibration(config, folder, start, end + _DAY)
+    write_calibration(config, folder, start - _DAY, end + _DAY)
     rows = [
         {"channel": frame.channel, "time": str(frame.nominal)}
         for frame in mission_frames(config, channels, start, end)

@@ -19,6 +19,7 @@ from sdoml_dist.recipe import Recipe
 from sdoml_dist.solar.calibrate import CalibratedFrame, calibrate
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.keywords import STORED
+from sdoml_dist.solar.quality import in_eclipse
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.sources.base import FrameRecord, Source
@@ -37,9 +38,7 @@ _INDEX_TOLERANCE = np.timedelta64(60, "s")
 _LOOKAHEAD = 2
 
 
-def choose_frames(
-    candidates: list[FrameRecord], slots: np.ndarray, tolerance_s: int
-) -> list[FrameRecord | None]:
+def choose_frames(candidates: list[FrameRecord], slots: np.ndarray, tolerance_s: int) -> list[FrameRecord | None]:
     """Choose for each slot the frame nearest in time.
 
     Parameters
@@ -125,7 +124,9 @@ class Preprocessor:
         histograms = np.zeros((slots.size, BINS), dtype=np.uint32)
         status = np.zeros(slots.size, dtype=np.uint8)
         keywords = {name: np.full(slots.size, spec.fill, dtype=spec.dtype) for name, spec in STORED.items()}
-        moments = {name: np.full(slots.size, np.nan if dtype[0] == "f" else 0, dtype) for name, (dtype, _) in MOMENTS.items()}
+        moments = {
+            name: np.full(slots.size, np.nan if dtype[0] == "f" else 0, dtype) for name, (dtype, _) in MOMENTS.items()
+        }
         texts: list[str] = []
         details: list[str] = []
         read_bytes = 0
@@ -176,7 +177,9 @@ class Preprocessor:
         outcome = _Outcome(FrameStatus.OK, record)
         try:
             if data is None:
-                raise FrameError(FrameStatus.REJECTED_QUALITY, f"QUALITY is {record.quality} according to the source")
+                covered = in_eclipse({"QUALITY": record.quality})
+                status = FrameStatus.REJECTED_ECLIPSE if covered else FrameStatus.REJECTED_QUALITY
+                raise FrameError(status, f"QUALITY is {record.quality:#010x} according to the source")
             content = data.result()
             outcome.read_bytes = len(content)
             raw, outcome.header = read_fits(content)

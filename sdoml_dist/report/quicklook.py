@@ -88,9 +88,7 @@ def quicklook(
             label = f"{AIA[name].wavelength_angstrom} \u00c5   {code.label.replace('_', ' ')}"
         axes.text(0.02, 0.02, label, color="white", fontsize=8, transform=axes.transAxes)
     figure.text(0.01, 1 - 0.22 / figure.get_figheight(), f"SDO/AIA  {stamp} UTC", color="white", fontsize=11)
-    figure.text(
-        0.99, 1 - 0.22 / figure.get_figheight(), str(ds.attrs["title"]), color="0.7", fontsize=9, ha="right"
-    )
+    figure.text(0.99, 1 - 0.22 / figure.get_figheight(), str(ds.attrs["title"]), color="0.7", fontsize=9, ha="right")
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.png")

@@ -143,7 +143,7 @@ def inspect_report(dataset: str, version: str | None, *, as_json: bool, **option
         label = f"{table_data['file']} (sha256 {table_data['sha256'][:12]}...)"
         lines.append(f"{'':>10}  {name}: {label}")
     if "aia/statistics" in root:
-        stats = {key: np.asarray(root[f"aia/statistics/{key}"][...]) for key in ("mean", "std", "minimum", "maximum")}  # type: ignore[index]
+        stats = {key: np.asarray(root[f"aia/statistics/{key}"][...]) for key in ("mean", "std", "minimum", "maximum")}
         lines.append(pd.DataFrame(stats, index=list(recipe.channels)).to_string(float_format=lambda v: f"{v:.4g}"))
     return "\n".join(lines)
 

@@ -85,15 +85,17 @@ def validate(url: str, version: str | None = None, *, sample: int = 200, **optio
     root, recipe, _ = open_root(url, version, **options)
     plan = Plan(recipe)
     checks = [_accounting(url, version, recipe, options)]
-    known, times, grid = Check("every status is a known code"), Check("T_OBS is within the tolerance"), Check(
-        "the Sun has the recipe's radius and place in every frame"
+    known, times, grid = (
+        Check("every status is a known code"),
+        Check("T_OBS is within the tolerance"),
+        Check("the Sun has the recipe's radius and place in every frame"),
     )
     outside = Check("nothing is written outside the period")
     pixels = Check("pixels are there exactly where the status is ok, and give the stored moments")
     for year, (start, stop) in plan.years().items():
         group = root[group_path(year)]
         assert isinstance(group, zarr.Group)
-        status = np.asarray(group["status"][:])  # type: ignore[index]
+        status = np.asarray(group["status"][:])
         known.expect(bool(np.isin(status, _CODES).all()), f"{year}: {np.setdiff1d(status, _CODES)}")
         beyond = np.count_nonzero(status[:start]) + np.count_nonzero(status[stop:])
         outside.expect(beyond == 0, f"{year}: {beyond} slots")
@@ -103,7 +105,7 @@ def validate(url: str, version: str | None = None, *, sample: int = 200, **optio
     failed = Check("no frame failed", warning=True)
     table = accounting(url, version, **options)
     for name in recipe.channels:
-        number = int(table.loc[name, "failed"])  # type: ignore[arg-type]
+        number = int(table["failed"][name])
         failed.expect(number == 0, f"{name}: {number} frames failed")
     return Result(url, [*checks, failed])
 
@@ -124,7 +126,7 @@ def _keywords(
     ok = status[start:stop] == int(FrameStatus.OK)
     slots = slot_times(year, recipe.cadence, start, stop)
     read = {
-        name: np.asarray(group[f"keywords/{name}"][start:stop])  # type: ignore[index]
+        name: np.asarray(group[f"keywords/{name}"][start:stop])
         for name in ("T_OBS", "CDELT1", "CRPIX1", "CRPIX2", "RSUN_OBS")
     }
     # A frame taken by its file name may be observed some seconds outside; see pipelines.preprocess.
@@ -156,18 +158,20 @@ def _pixels(
         if sample and rows.size > sample:
             rows = rows[np.linspace(0, rows.size - 1, sample).round().astype(int)]
         for row in rows:
-            image = np.asarray(group[name][row])  # type: ignore[index]
+            image = np.asarray(group[name][row])
             count, mean, variance, low, high = describe(image, histogram)
             label = f"{name} {slot_times(year, recipe.cadence)[row]}"
             if status[row, index] != int(FrameStatus.OK):
                 check.expect(count == 0, f"{label}: pixels of a frame that is not ok")
                 continue
-            stored = [group[f"moments/{key}"][row, index] for key in ("count", "mean", "variance", "minimum", "maximum")]  # type: ignore[index]
+            stored = [
+                group[f"moments/{key}"][row, index] for key in ("count", "mean", "variance", "minimum", "maximum")
+            ]
             same = np.allclose([count, mean, variance, low, high], np.array(stored, float), rtol=1e-6, equal_nan=True)
-            text = group[f"headers/{name}"][row]  # type: ignore[index]
+            text = group[f"headers/{name}"][row]
             check.expect(count > 0 and same, f"{label}: pixels and stored moments differ")
             check.expect("header" in json.loads(str(text) or "{}"), f"{label}: header is not stored")
-            counts = np.asarray(group[f"histogram/{name}"][row])  # type: ignore[index]
+            counts = np.asarray(group[f"histogram/{name}"][row])
             check.expect(bool((counts == histogram).all()), f"{label}: pixels and stored histogram differ")
 
 
@@ -176,6 +180,6 @@ def _statistics(root: zarr.Group, plan: Plan) -> Check:
     if PATH not in root:
         return check
     for name, value in channel_statistics(root, plan.years(), plan.recipe.channels).items():
-        stored = np.asarray(root[f"{PATH}/{name}"][...])  # type: ignore[index]
+        stored = np.asarray(root[f"{PATH}/{name}"][...])
         check.expect(bool(np.array_equal(stored, value, equal_nan=True)), f"{name} differs: run the build again")
     return check

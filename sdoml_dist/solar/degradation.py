@@ -61,20 +61,22 @@ class DegradationTable:
         version = 0
         try:
             for line in lines[1:]:
-                band, kind = line[place["WAVE_STR"]].split("_", 1)
-                if kind not in ("THIN", "THICK") or (band == "4500"):
+                # EUV rows are named 171_THIN (some tables have THICK filters as well), UV rows 1600 or 1600_THICK.
+                name, _, kind = line[place["WAVE_STR"]].partition("_")
+                band = int(name)
+                if kind == "THICK" and band < 1000:
                     continue
                 numbers = [float(line[place[name]]) for name in ("EFF_AREA", "EFFA_P1", "EFFA_P2", "EFFA_P3")]
                 times = parse_fits_time(line[place["T_START"]]), parse_fits_time(line[place["T_STOP"]])
-                rows.setdefault(int(band), []).append((*times, numbers))
+                rows.setdefault(band, []).append((*times, numbers))
                 version = int(line[place["VER_NUM"]])
         except (ValueError, IndexError) as error:
             raise CalibrationError(f"The AIA response table is damaged: {error}") from None
         epochs = {}
-        for band, entries in rows.items():
+        for wavelength, entries in rows.items():
             entries.sort(key=lambda entry: entry[0])
             numbers_array = np.array([numbers for _, _, numbers in entries])
-            epochs[band] = _Epochs(
+            epochs[wavelength] = _Epochs(
                 np.array([start for start, _, _ in entries], "datetime64[ns]"),
                 np.array([stop for _, stop, _ in entries], "datetime64[ns]"),
                 numbers_array[:, 0],

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-# Counts per detected photon, the column DNPERPHT of the AIA response tables (V10 for the EUV); for the UV channels the
-# gain of about 1 count per 8 photons (Boerner et al. 2012, Solar Physics 275, 41).
+# Counts per detected photon: the column DNPERPHT of the AIA response tables (V8 and V10 agree).
 DN_PER_PHOTON = {
-    "94A": 1.977, "131A": 1.419, "171A": 1.087, "193A": 0.963, "211A": 0.881, "304A": 0.611, "335A": 0.555,
-    "1600A": 0.125, "1700A": 0.118,
+    "94A": 1.977, "131A": 1.471, "171A": 1.122, "193A": 0.951, "211A": 0.878, "304A": 0.611, "335A": 0.575,
+    "1600A": 0.120, "1700A": 0.113,
 }  # fmt: skip
 READ_NOISE_DN = 1.2
 """Noise of the read-out, about 20 electrons at 17.7 electrons per count (Boerner et al. 2012)."""

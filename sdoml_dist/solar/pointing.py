@@ -63,7 +63,9 @@ class PointingTable:
             )
         except ValueError as error:
             raise CalibrationError(f"The master pointing table is damaged: {error}") from None
-        channels = sorted({int(name.split("_")[1]) for name in rows[0] if name.startswith("A_") and name.endswith("_X0")})
+        channels = sorted(
+            {int(name.split("_")[1]) for name in rows[0] if name.startswith("A_") and name.endswith("_X0")}
+        )
         columns = {
             wavelength: np.array(
                 [[_number(row.get(f"A_{wavelength:03d}_{field}")) for field in FIELDS] for row in rows]

@@ -60,12 +60,12 @@ def filter_table(step: float, samples: int) -> tuple[np.ndarray, int]:
     return weights / weights.sum(axis=1, keepdims=True), -int(reach)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def _invalid(value: float, blank: float, positive_only: bool) -> bool:
     return value == blank or not np.isfinite(value) or (positive_only and value <= 0)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def _flag_tiles(raw: np.ndarray, blank: float, positive_only: bool, flags: np.ndarray) -> bool:
     """Mark the tiles that hold an invalid pixel; whether there are any."""
     found = False
@@ -81,7 +81,7 @@ def _flag_tiles(raw: np.ndarray, blank: float, positive_only: bool, flags: np.nd
     return found
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")
 def _columns(
     flat: np.ndarray, base: int, stride: int, weights: np.ndarray, slopes: np.ndarray, line: np.ndarray, start: int,
     count: int,
@@ -109,7 +109,7 @@ def _columns(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")
 def _filter_rows(
     flat: np.ndarray, stride: int, rows: int, columns: int, y_first: float, y_step: float, wy: np.ndarray,
     first_y: int, line: np.ndarray,
@@ -135,7 +135,7 @@ def _filter_rows(
         start += count
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True, fastmath=True, boundscheck=False, error_model="numpy")
 def _separable(
     flat: np.ndarray, stride: int, rows: int, columns: int,
     x0: float, xx: float, xy: float, y0: float, yx: float, yy: float,
@@ -173,7 +173,7 @@ def _separable(
                 out[j, i] = _UNDONE
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def _masked(
     raw: np.ndarray, x0: float, xx: float, xy: float, y0: float, yx: float, yy: float,
     wx: np.ndarray, first_x: int, wy: np.ndarray, first_y: int,
@@ -210,7 +210,7 @@ def _masked(
             out[j, i] = value / valid if valid >= minimum else np.nan
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def _pointwise(
     raw: np.ndarray, x0: float, xx: float, xy: float, y0: float, yx: float, yy: float,
     samples: int, phases: np.ndarray, blank: float, positive_only: bool, minimum: float, out: np.ndarray,
@@ -310,9 +310,7 @@ def register_and_bin(
         _separable(flat, stride, *raw.shape, *position, wide_x, first_x, wide_y, first_y, flags, any_invalid, out)
     else:
         out.fill(_UNDONE)
-    _masked(
-        raw, *position, table_x, first_x, table_y, first_y, sentinel, positive_only, minimum_valid_fraction, out
-    )
+    _masked(raw, *position, table_x, first_x, table_y, first_y, sentinel, positive_only, minimum_valid_fraction, out)
     return out
 
 

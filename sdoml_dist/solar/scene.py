@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from sdoml_dist.solar.geometry import FIELD_ARCSEC
-from sdoml_dist.solar.ephemeris import ephemeris
+from sdoml_dist.solar.orbit import ephemeris
 
 _LATITUDES, _LONGITUDES = 1000, 1800
 # The sphere is kept on rows even in the sine of latitude and columns even in a pseudo-angle of longitude, so that
@@ -25,9 +25,7 @@ _SINES = (np.arange(_LATITUDES) + 0.5) / _LATITUDES * 2.0 - 1.0
 _LATITUDE = np.degrees(np.arcsin(_SINES))
 _PSEUDO = (np.arange(_LONGITUDES) + 0.5) / _LONGITUDES * 4.0 - 2.0
 _LONGITUDE = np.degrees(
-    np.arctan2(
-        np.where(np.abs(_PSEUDO) <= 1, _PSEUDO, np.sign(_PSEUDO) * (2 - np.abs(_PSEUDO))), 1 - np.abs(_PSEUDO)
-    )
+    np.arctan2(np.where(np.abs(_PSEUDO) <= 1, _PSEUDO, np.sign(_PSEUDO) * (2 - np.abs(_PSEUDO))), 1 - np.abs(_PSEUDO))
 )
 _FADE_STEPS = 4096
 _PATTERN_DAYS = 6.0
@@ -121,7 +119,9 @@ class Regions:
         """Return the strength of each region at a day: 0 before emergence, then growth and slow decay."""
         age = day - self.emergence_day
         grown = 1.0 - np.exp(-np.clip(age, 0, None) / self.rise_days)
-        envelope: np.ndarray = np.where(age > 0, self.strength * grown * np.exp(-np.clip(age, 0, None) / self.decay_days), 0.0)
+        envelope: np.ndarray = np.where(
+            age > 0, self.strength * grown * np.exp(-np.clip(age, 0, None) / self.decay_days), 0.0
+        )
         return envelope
 
     def longitude_at(self, day: float) -> np.ndarray:
@@ -213,7 +213,7 @@ def _network(seed: int) -> np.ndarray:
     return pattern.astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _render(
     texture: np.ndarray, corona: np.ndarray, x0: float, xx: float, xy: float, y0: float, yx: float, yy: float,
     sine_b0: float, cosine_b0: float, limb: float, fades: np.ndarray, out: np.ndarray,
@@ -330,7 +330,13 @@ class SunModel:
         return total
 
     def _regions(
-        self, look: Appearance, time: np.datetime64, day: float, latitude: np.ndarray, longitude: np.ndarray, l0_deg: float
+        self,
+        look: Appearance,
+        time: np.datetime64,
+        day: float,
+        latitude: np.ndarray,
+        longitude: np.ndarray,
+        l0_deg: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the emission of active regions on the sphere, in units of the quiet level: sharp, and smoothed."""
         sharp = np.zeros((latitude.size, longitude.size), np.float32)
@@ -372,7 +378,11 @@ class SunModel:
         return sharp, smooth
 
     def render(
-        self, channel: str, time: np.datetime64, shape: tuple[int, int], affine: tuple[float, float, float, float, float, float]
+        self,
+        channel: str,
+        time: np.datetime64,
+        shape: tuple[int, int],
+        affine: tuple[float, float, float, float, float, float],
     ) -> np.ndarray:
         """Return the true emission on any grid.
 

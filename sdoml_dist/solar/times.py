@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import erfa
 import numpy as np
-
-TimeLike = TypeVar("TimeLike", np.datetime64, np.ndarray)
 
 _PATTERN = re.compile(
     r"^\s*(\d{4})[.\-/](\d{2})[.\-/](\d{2})(?:[T_ ](\d{2}):(\d{2})(?::(\d{2})(\.\d*)?)?)?\s*(?:_?(TAI|UTC|UT|Z))?\s*$",
@@ -34,22 +32,21 @@ def _leap_table() -> tuple[np.ndarray, np.ndarray]:
     return instants, table["tai_utc"].astype(np.int64)
 
 
-def tai_minus_utc(time: TimeLike) -> np.ndarray:
+def tai_minus_utc(time: Any) -> Any:
     """Return TAI - UTC in whole seconds at UTC times of 1972 or later."""
     instants, offsets = _leap_table()
-    index: np.ndarray = np.searchsorted(instants, time, side="right") - 1
+    index = np.searchsorted(instants, time, side="right") - 1
     if np.any(index < 0):
         raise ValueError(f"TAI - UTC is a whole number only since 1972; got {np.min(time)}")
-    result: np.ndarray = offsets[index]
-    return result
+    return offsets[index]
 
 
-def utc_to_tai(time: TimeLike) -> TimeLike:
+def utc_to_tai(time: Any) -> Any:
     """Convert UTC to TAI, both as ``datetime64[ns]``."""
-    return time + tai_minus_utc(time) * _SECOND  # type: ignore[return-value]
+    return time + tai_minus_utc(time) * _SECOND
 
 
-def tai_to_utc(time: TimeLike) -> TimeLike:
+def tai_to_utc(time: Any) -> Any:
     """Convert TAI to UTC, both as ``datetime64[ns]``; inside a leap second the last nanosecond before it is given."""
     instants, offsets = _leap_table()
     starts_tai = instants + offsets * _SECOND
@@ -58,7 +55,7 @@ def tai_to_utc(time: TimeLike) -> TimeLike:
         raise ValueError(f"TAI - UTC is a whole number only since 1972; got {np.min(time)} TAI")
     utc = time - offsets[index] * _SECOND
     next_start = np.append(instants[1:], np.datetime64("2262-01-01", "ns"))[index]
-    return np.minimum(utc, next_start - np.timedelta64(1, "ns"))  # type: ignore[no-any-return,return-value]
+    return np.minimum(utc, next_start - np.timedelta64(1, "ns"))
 
 
 def parse_fits_time(text: str, scale: Literal["utc", "tai"] | None = None) -> np.datetime64:
@@ -91,9 +88,9 @@ def parse_fits_time(text: str, scale: Literal["utc", "tai"] | None = None) -> np
     whole = int(second or 0)
     if int(hour or 0) > 23 or int(minute or 0) > 59 or whole > 60:
         raise ValueError(f"not a FITS time: {text!r}")
-    nanoseconds = int(round(float("0" + (fraction or ".0")) * 1e9))
+    nanoseconds = round(float("0" + (fraction or ".0")) * 1e9)
     start = np.datetime64(f"{year}-{month}-{day}T{hour or '00'}:{minute or '00'}:00", "ns")
-    time: np.datetime64 = start + np.timedelta64(whole * 1_000_000_000 + nanoseconds, "ns")
+    time = start + np.timedelta64(whole * 1_000_000_000 + nanoseconds, "ns")
     if scale == "tai":
         return tai_to_utc(time)
     if whole == 60 and tai_minus_utc(time) != tai_minus_utc(start):

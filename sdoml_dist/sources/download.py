@@ -107,7 +107,7 @@ def _filesystem(url: str, options: dict[str, Any]) -> bytes:
         raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"{public_url(url)} is not there") from None
     except PermissionError as error:
         raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"{public_url(url)}: {error}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - every file system has errors of its own
         raise _Transient(f"{type(error).__name__}: {error}") from None
     return data
 

@@ -88,7 +88,9 @@ class FilesSource:
                 "", "Check address, network and credentials.",
             ) from error  # fmt: skip
         return sorted(
-            (path[len(root) :].lstrip("/"), details) for path, details in found.items() if details.get("type") != "directory"
+            (path[len(root) :].lstrip("/"), details)
+            for path, details in found.items()
+            if details.get("type") != "directory"
         )
 
     def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:

@@ -20,7 +20,7 @@ PADDING = 16
 """Bytes that must follow the compressed data, so that reading a word at its end stays inside the buffer."""
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _word(typing_context: Any, address: Any, offset: Any) -> Any:
     """Read 8 bytes at any address as a big-endian number."""
 
@@ -33,7 +33,7 @@ def _word(typing_context: Any, address: Any, offset: Any) -> Any:
     return types.uint64(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _leading_zeros(typing_context: Any, word: Any) -> Any:
     """Count the leading zero bits of a word; 64 for zero."""
 
@@ -43,7 +43,7 @@ def _leading_zeros(typing_context: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def _decode(
     data: np.ndarray, starts: np.ndarray, lengths: np.ndarray, block: int, fs_bits: int, fs_max: int, bits: int,
     out: np.ndarray,

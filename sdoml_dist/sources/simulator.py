@@ -16,8 +16,8 @@ from astropy.io import fits
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.degradation import DegradationTable
 from sdoml_dist.solar.detector import SATURATION_DN, expose
-from sdoml_dist.solar.ephemeris import ephemeris, in_eclipse_season
 from sdoml_dist.solar.geometry import RSUN_REF_M
+from sdoml_dist.solar.orbit import AU_M, eclipsed, ephemeris
 from sdoml_dist.solar.scene import SunModel, flare_level
 from sdoml_dist.solar.simulation import FaultKind, SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
@@ -146,10 +146,11 @@ def planned_frame(config: SimulationConfig, channel: str, nominal: np.datetime64
     jitter, dice = rng.uniform(-config.jitter_s, config.jitter_s), rng.uniform()
     fault: FaultKind | None = None
     limits = np.cumsum([config.missing_rate, config.flagged_rate, config.corrupt_rate])
-    for kind, limit in zip(("missing", "flagged", "corrupt"), limits, strict=True):
+    kinds: tuple[FaultKind, ...] = ("missing", "flagged", "corrupt")
+    for kind, limit in zip(kinds, limits, strict=True):
         if fault is None and dice < limit:
             fault = kind
-    if fault is None and in_eclipse_season(nominal):
+    if fault is None and bool(eclipsed(nominal)):
         fault = "eclipse"
     for given in config.faults:
         if given.channel in ("*", channel) and np.datetime64(given.time, "ns") == nominal:
@@ -225,7 +226,6 @@ def _header(
     percentiles = np.percentile(sample, (1, 10, 25, 75, 90, 95, 98, 99))
     deviation = sample.std()
     moments = [(((sample - sample.mean()) / max(deviation, 1e-9)) ** power).mean() for power in (3, 4)]
-    longitude = np.radians((place.l0_deg * 0 + 360.0 * ((slot / 86400.0 - 14688.0) % 365.25) / 365.25) % 360)
     flagged = frame.fault == "flagged"
     eclipsed = frame.fault == "eclipse"
     header: dict[str, Any] = {
@@ -254,12 +254,13 @@ def _header(
         "X0_MP": round(pointing.x0 + float(error[0]), 6), "Y0_MP": round(pointing.y0 + float(error[1]), 6),
         "SAT_Y0": 0.0, "SAT_Z0": 0.0, "SAT_ROT": config.roll_deg, "ACS_MODE": "SCIENCE",
         "ACS_ECLP": "YES" if eclipsed else "NO", "ACS_SUNP": "YES", "ACS_SAFE": "NO", "ACS_CGT": "GT3",
-        "ASD_REC": "simulated", "ORB_REC": "simulated", "DSUN_REF": 149597870691.0, "DSUN_OBS": round(place.dsun_obs_m, 2),
+        "ASD_REC": "simulated", "ORB_REC": "simulated", "DSUN_REF": AU_M, "DSUN_OBS": round(place.dsun_obs_m, 2),
         "RSUN_REF": RSUN_REF_M, "RSUN_OBS": round(place.rsun_obs_arcsec, 6),
-        "HAEX_OBS": float(place.dsun_obs_m * np.cos(longitude)), "HAEY_OBS": float(place.dsun_obs_m * np.sin(longitude)),
-        "HAEZ_OBS": 0.0, "OBS_VR": round(place.obs_vr_m_s, 3), "OBS_VW": 29785.0, "OBS_VN": 3000.0,
+        **{f"HAE{axis}_OBS": round(value, 2) for axis, value in zip("XYZ", place.hae_m, strict=True)},
+        **{f"GAE{axis}_OBS": round(value, 2) for axis, value in zip("XYZ", place.gae_m, strict=True)},
+        **{f"OBS_V{axis}": round(value, 4) for axis, value in zip("RWN", place.velocity_m_s, strict=True)},
         "CRLN_OBS": round(place.l0_deg, 6), "CRLT_OBS": round(place.b0_deg, 6), "CAR_ROT": place.carrington_rotation,
-        "HGLN_OBS": 0.0, "HGLT_OBS": round(place.b0_deg, 6), "ROI_NWIN": -2147483648, "ROI_SUM": -2147483648,
+        "HGLN_OBS": round(place.hgln_deg, 6), "HGLT_OBS": round(place.b0_deg, 6), "ROI_NWIN": -2147483648, "ROI_SUM": -2147483648,
         "DN_GAIN": 18.3, "EFF_AREA": 1.0, "EFF_AR_V": 0.0, "TEMPCCD": -68.0, "TEMPGT": 14.0, "TEMPSMIR": 20.0,
         "TEMPFPAD": 18.0, "ISPSNAME": "aia.lev0_isp_0011", "ISPPKTIM": format_fits_time(time) + "Z", "ISPPKTVN": "001.197",
         "AIVNMST": 453, "AIMGOTS": slot % 2**31, "ASQHDR": 0, "ASQTNUM": 1, "ASQFSN": slot % 10**6, "AIAHFSN": slot % 10**6,

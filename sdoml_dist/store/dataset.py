@@ -11,6 +11,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import icechunk
@@ -184,7 +185,7 @@ class Dataset:
     def status(self, year: int) -> np.ndarray:
         """Return the status codes of a year, shape (slots, channels), uint8."""
         root = zarr.open_group(self._session.store, mode="r")
-        codes: np.ndarray = np.asarray(root[f"{group_path(year)}/status"][:])  # type: ignore[index]
+        codes: np.ndarray = np.asarray(root[f"{group_path(year)}/status"][:])
         return codes
 
     def pending(self, retry: Iterable[str] = ()) -> list[tuple[Unit, np.ndarray]]:
@@ -249,7 +250,7 @@ class Dataset:
             for name in sorted(names | {"status"}):
                 array = root[f"{group_path(year)}/{name}"]
                 assert isinstance(array, zarr.Array)
-                jobs.append(lambda array=array, name=name, group=group: _update(array, name, group, column))  # type: ignore[misc]
+                jobs.append(partial(_update, array, name, group, column))
         with ThreadPoolExecutor(_THREADS) as pool:
             for result in [pool.submit(job) for job in jobs]:
                 result.result()
@@ -346,7 +347,6 @@ def write_unit(
     fork = pickle.loads(fork_bytes)  # noqa: S301 - made by the driver of this run
     group = zarr.open_group(fork.store, path=group_path(unit.year), mode="r+")
     image, header, histogram = group[unit.channel], group[f"headers/{unit.channel}"], group[f"histogram/{unit.channel}"]
-    assert isinstance(image, zarr.Array) and isinstance(header, zarr.Array) and isinstance(histogram, zarr.Array)
     low = unit.shard * shard_slots
     high = min(low + shard_slots, image.shape[0])
     index = slots - low

@@ -17,7 +17,10 @@ _THREADS = 8
 
 
 def channel_statistics(
-    root: zarr.Group, years: dict[int, tuple[int, int]], channels: tuple[str, ...], wanted: dict[int, np.ndarray] | None = None
+    root: zarr.Group,
+    years: dict[int, tuple[int, int]],
+    channels: tuple[str, ...],
+    wanted: dict[int, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return statistics per channel over some slots.
 
@@ -45,8 +48,8 @@ def channel_statistics(
             chosen = slice(None) if wanted is None else wanted[year]
             group = root[group_path(year)]
             for name, parts in tables.items():
-                parts.append(np.asarray(group[f"moments/{name}"][start:stop])[chosen])  # type: ignore[index]
-            counts = pool.map(lambda name, g=group, a=start, b=stop: np.asarray(g[f"histogram/{name}"][a:b]), channels)  # type: ignore[misc]
+                parts.append(np.asarray(group[f"moments/{name}"][start:stop])[chosen])
+            counts = pool.map(lambda name, g=group, a=start, b=stop: np.asarray(g[f"histogram/{name}"][a:b]), channels)
             for index, values in enumerate(counts):
                 histogram[index] += values[chosen].sum(axis=0, dtype=np.int64)
     joined = {name: np.concatenate(parts) for name, parts in tables.items()}
@@ -75,9 +78,13 @@ def finalise(dataset: Dataset) -> None:
             group = root.create_group(PATH)
             for name, array in values.items():
                 names = ("channel", "level")[: array.ndim]
-                group.create_array(name, shape=array.shape, chunks=array.shape, dtype=array.dtype, dimension_names=names)
-            group.create_array("level", shape=(len(LEVELS),), chunks=(len(LEVELS),), dtype="f8", dimension_names=("level",))
-            group["level"][:] = np.array(LEVELS)  # type: ignore[index]
+                group.create_array(
+                    name, shape=array.shape, chunks=array.shape, dtype=array.dtype, dimension_names=names
+                )
+            group.create_array(
+                "level", shape=(len(LEVELS),), chunks=(len(LEVELS),), dtype="f8", dimension_names=("level",)
+            )
+            group["level"][:] = np.array(LEVELS)
             label = group.create_array("channel", shape=(len(channels),), chunks=(len(channels),), dtype="string",
                                        dimension_names=("channel",))  # fmt: skip
             label[:] = np.array(channels, dtype=object)

@@ -40,7 +40,7 @@ def map_header(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> dict[
     """
     if channel not in ds.data_vars:
         raise UsageError(f"The dataset has no channel {channel!r}; it has {', '.join(map(str, ds.channel.values))}.")
-    row = ds.sel(channel=channel).sel(time=np.datetime64(time, "ns"), method="nearest")
+    row = ds.sel(channel=channel).sel(time=np.datetime64(str(time), "ns"), method="nearest")
     code = FrameStatus(int(row["status"]))
     if code is not FrameStatus.OK:
         raise UsageError(
@@ -90,6 +90,6 @@ def to_map(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> GenericMa
     from sunpy.map import Map
 
     header = map_header(ds, channel, time)
-    image = ds[channel].sel(time=np.datetime64(time, "ns"), method="nearest").values
+    image = ds[channel].sel(time=np.datetime64(str(time), "ns"), method="nearest").values
     result: GenericMap = Map(image, header)
     return result

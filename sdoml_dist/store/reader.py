@@ -157,7 +157,7 @@ def frames(
         group = root[group_path(year)]
         times = slot_times(year, recipe.cadence, start, stop)
         columns = {
-            path: np.asarray(group[path][start:stop])  # type: ignore[index]
+            path: np.asarray(group[path][start:stop])
             for path in ("status", "keywords/T_OBS", "keywords/EXPTIME", "keywords/QUALITY", "moments/mean")
         }
         for name in names:
@@ -176,7 +176,7 @@ def frames(
                 }
             )
             if details:
-                texts = np.asarray(group[f"headers/{name}"][start:stop])  # type: ignore[index]
+                texts = np.asarray(group[f"headers/{name}"][start:stop])
                 records = [json.loads(text) if text else {} for text in texts]
                 table["source"] = [record.get("source") for record in records]
                 table["detail"] = [record.get("detail") for record in records]
@@ -195,7 +195,7 @@ def accounting(url: str | Store, version: str | None = None, **options: Any) -> 
     root, recipe, _ = open_root(url, version, **options)
     counts = np.zeros((len(recipe.channels), 256), dtype=np.int64)
     for year, (start, stop) in Plan(recipe).years().items():
-        codes = np.asarray(root[f"{group_path(year)}/status"][start:stop])  # type: ignore[index]
+        codes = np.asarray(root[f"{group_path(year)}/status"][start:stop])
         for index in range(len(recipe.channels)):
             counts[index] += np.bincount(codes[:, index], minlength=256)
     columns = {"planned": counts.sum(axis=1)}
@@ -221,12 +221,12 @@ def header(url: str | Store, channel: str, time: str | np.datetime64, **options:
     """
     root, recipe, _ = open_root(url, options.pop("version", None), **options)
     _select(recipe, [channel])
-    moment = np.datetime64(time, "ns")
+    moment = np.datetime64(str(time), "ns")
     for year, (start, stop) in Plan(recipe).years().items():
         times = slot_times(year, recipe.cadence, start, stop)
         index = int(np.abs(times - moment).argmin())
         if abs(times[index] - moment) <= np.timedelta64(recipe.cadence, "s"):
-            text = str(root[f"{group_path(year)}/headers/{channel}"][start + index])  # type: ignore[index]
+            text = str(root[f"{group_path(year)}/headers/{channel}"][start + index])
             record: dict[str, Any] = json.loads(text) if text else {}
             return record
     raise UsageError(f"{time} is outside the dataset's period {recipe.period.start} to {recipe.period.end} (UTC).")

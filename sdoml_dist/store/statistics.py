@@ -28,7 +28,7 @@ def bin_edges() -> np.ndarray:
     return edges
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
+@numba.njit(cache=True, nogil=True)
 def describe(image: np.ndarray, histogram: np.ndarray) -> tuple[int, float, float, float, float]:
     """Return the moments of an image and fill its histogram.
 
