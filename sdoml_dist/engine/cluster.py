@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -111,13 +112,15 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
     temporary = None
     try:
         if address:
-            ray.init(address=address, **quiet)
+            with _silence():
+                ray.init(address=address, **quiet)
         else:
             temporary = tempfile.mkdtemp(prefix="sdoml-", dir=_temporary_root())
-            ray.init(
-                address="local", num_cpus=cpus or _usable_cpus(), num_gpus=0, include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,
-            )  # fmt: skip
+            with _silence():
+                ray.init(
+                    address="local", num_cpus=cpus or _usable_cpus(), num_gpus=0, include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,
+                )  # fmt: skip
     except Exception as error:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -136,6 +139,21 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Ray's compiled part from greeting on standard error; what goes wrong is raised anyway."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _describe(private: bool) -> Cluster:

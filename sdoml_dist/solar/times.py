@@ -94,7 +94,7 @@ def parse_fits_time(text: str, scale: Literal["utc", "tai"] | None = None) -> np
     if scale == "tai":
         return tai_to_utc(time)
     if whole == 60 and tai_minus_utc(time) != tai_minus_utc(start):
-        return np.datetime64(start + np.timedelta64(60, "s") - np.timedelta64(1, "ns"), "ns")
+        return start + np.timedelta64(60 * 1_000_000_000 - 1, "ns")
     return time
 
 

@@ -1,0 +1,296 @@
+"""AIA level 1 from JSOC: records by DRMS queries, files by exports that survive being interrupted.
+
+JSOC's limits shape this: few requests at once, one query per day and channel, one export per run of evenly spaced
+frames (queries with many ranges are refused), and every answer is kept, so that nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import urljoin
+
+import drms
+import fsspec
+import numpy as np
+import pandas as pd
+from drms.config import ServerConfig
+
+from sdoml_dist.errors import EnvironmentFault, UsageError
+from sdoml_dist.recipe import JsocConfig
+from sdoml_dist.solar.channels import AIA
+from sdoml_dist.solar.status import FrameError, FrameStatus
+from sdoml_dist.solar.times import parse_fits_time, utc_to_tai
+from sdoml_dist.sources.base import FrameRecord
+from sdoml_dist.sources.download import fetch_bytes, pauses
+
+logger = logging.getLogger("sdoml")
+
+_KEYS = ["T_REC", "T_OBS", "QUALITY", "DATE", "*recnum*"]
+_DAY = np.timedelta64(86400, "s")
+_MOST_FRAMES_PER_EXPORT = 500
+_EXPIRED = 6
+"""Status of an export request that JSOC does not know (any more)."""
+
+
+def server(url: str) -> ServerConfig:
+    """Return the DRMS configuration of a server that answers like JSOC."""
+    base = url.rstrip("/") + "/"
+    return ServerConfig(
+        name="jsoc",
+        cgi_baseurl=urljoin(base, "cgi-bin/ajax/"),
+        cgi_show_series="show_series",
+        cgi_jsoc_info="jsoc_info",
+        cgi_jsoc_fetch="jsoc_fetch",
+        cgi_check_address="checkAddress.sh",
+        http_download_baseurl=base,
+    )
+
+
+def _tai(time_utc: np.datetime64) -> str:
+    """Write a UTC time as JSOC reads it: in TAI."""
+    text = str(utc_to_tai(time_utc.astype("datetime64[ns]")).astype("datetime64[s]"))
+    return text.replace("-", ".").replace("T", "_") + "_TAI"
+
+
+class JsocSource:
+    """Level-1 frames of JSOC.
+
+    Parameters
+    ----------
+    config : JsocConfig
+        Address, email, limits.
+    cache_url : str
+        Folder for answers, states of exports, and files.
+    options : dict
+        Options of fsspec for that folder.
+    """
+
+    def __init__(self, config: JsocConfig, cache_url: str, options: dict[str, object] | None = None) -> None:
+        self.config, self.cache_url, self._options = config, cache_url.rstrip("/"), dict(options or {})
+
+    def _file(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        return fsspec.core.url_to_fs(f"{self.cache_url}/{name}", **self._options)
+
+    def _load(self, name: str) -> bytes | None:
+        filesystem, path = self._file(name)
+        try:
+            data: bytes = filesystem.cat_file(path)
+        except FileNotFoundError:
+            return None
+        return data
+
+    def _save(self, name: str, data: bytes) -> None:
+        filesystem, path = self._file(name)
+        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.new"
+        filesystem.pipe_file(temporary, data)
+        filesystem.mv(temporary, path)
+
+    def _series(self, channel: str) -> str:
+        return self.config.series.get(channel, AIA[channel].series)
+
+    def _ask(self, what: str, question: Callable[[drms.Client], Any]) -> Any:
+        """Ask JSOC, again after a pause where it does not answer.
+
+        Raises
+        ------
+        EnvironmentFault
+            If it does not answer after all retries.
+        """
+        network = self.config.network
+        pause = pauses(network)
+        for failures in range(1, network.retries + 2):
+            try:
+                return question(drms.Client(server(self.config.url), email=self._email()))
+            except drms.DrmsQueryError as error:
+                raise EnvironmentFault(
+                    f"JSOC refuses {what}: {error}", "", "Check source.series and the channel."
+                ) from None
+            except (OSError, ValueError, drms.DrmsError) as error:
+                problem = error
+            if failures <= network.retries:
+                time.sleep(pause(failures))
+        raise EnvironmentFault(
+            f"JSOC at {self.config.url} did not answer {what} in {network.retries + 1} attempts: "
+            f"{type(problem).__name__}: {problem}",
+            "",
+            "Try again later; everything that was answered is kept.",
+        )
+
+    def _email(self) -> str | None:
+        return os.environ.get("JSOC_EMAIL") or self.config.email
+
+    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+        """Ask once for one day, so that a wrong address or series shows before workers start.
+
+        Raises
+        ------
+        EnvironmentFault
+            If JSOC does not answer.
+        """
+        for channel in channels:
+            self._day(channel, start.astype("datetime64[D]"))
+
+    def _day(self, channel: str, day: np.datetime64) -> pd.DataFrame:
+        """Return the records of one UTC day, asked for once."""
+        name = f"records/{self._series(channel)}/{AIA[channel].wavelength_angstrom}/{day}.parquet"
+        if (data := self._load(name)) is not None:
+            return pd.read_parquet(io.BytesIO(data))
+        first = day.astype("datetime64[ns]")
+        length = int((utc_to_tai(first + _DAY) - utc_to_tai(first)) / np.timedelta64(1, "s"))
+        query = f"{self._series(channel)}[{_tai(first)}/{length}s][{AIA[channel].wavelength_angstrom}]"
+        answer = self._ask(query, lambda client: client.query(query, key=_KEYS, convert_numeric=False))
+        rows = []
+        for row in answer.to_dict("records"):
+            try:
+                moment = parse_fits_time(row["T_OBS"])
+            except ValueError:
+                continue  # JSOC writes MISSING for records without an image
+            rows.append(
+                {
+                    "time": moment,
+                    "record": row["T_REC"],
+                    "quality": int(str(row["QUALITY"]), 0),
+                    "version": f"{row['DATE']}#{row['*recnum*']}",
+                }
+            )
+        table = pd.DataFrame(rows, columns=["time", "record", "quality", "version"])
+        buffer = io.BytesIO()
+        table.to_parquet(buffer)
+        self._save(name, buffer.getvalue())
+        return table
+
+    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+        """List the records of a channel with ``start <= T_OBS < end``.
+
+        Raises
+        ------
+        FrameError
+            FAILED_DOWNLOAD if JSOC does not answer.
+        """
+        records = []
+        wavelength = AIA[channel].wavelength_angstrom
+        # T_OBS can lie some seconds outside the day that T_REC belongs to.
+        margin = np.timedelta64(60, "s")
+        days = np.arange((start - margin).astype("datetime64[D]"), (end + margin).astype("datetime64[D]") + 1)
+        for day in days:
+            try:
+                table = self._day(channel, day)
+            except EnvironmentFault as error:
+                raise FrameError(FrameStatus.FAILED_DOWNLOAD, error.what) from None
+            for row in table.itertuples(index=False):
+                moment = np.datetime64(row.time, "ns")
+                if start <= moment < end:
+                    locator = f"{self._series(channel)}[{row.record}][{wavelength}]{{image}}"
+                    records.append(
+                        FrameRecord(channel, moment, locator, quality=int(row.quality), version=str(row.version))
+                    )
+        return sorted(records, key=lambda record: (record.time, record.version))
+
+    def _cached(self, record: FrameRecord) -> str:
+        series, moment = record.locator.split("[")[:2]
+        safe = moment.rstrip("]").replace(":", "").replace(".", "")
+        return f"files/{series}/{AIA[record.channel].wavelength_angstrom}/{safe}.fits"
+
+    def fetch(self, record: FrameRecord) -> bytes:
+        """Return a file: from the cache, or by an export of this one record.
+
+        Raises
+        ------
+        FrameError
+            FAILED_DOWNLOAD if JSOC does not deliver it.
+        """
+        data = self._load(self._cached(record))
+        if data is None:
+            try:
+                self.export([record])
+            except EnvironmentFault as error:
+                raise FrameError(FrameStatus.FAILED_DOWNLOAD, error.what) from None
+            data = self._load(self._cached(record))
+        if data is None:
+            raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"JSOC exported no file for {record.locator}")
+        return data
+
+    def export(self, records: Sequence[FrameRecord]) -> None:
+        """Export records into the cache; what is there is not asked for again, and open requests are taken up.
+
+        Raises
+        ------
+        UsageError
+            If no email address is known.
+        EnvironmentFault
+            If JSOC does not answer or refuses.
+        """
+        missing = [record for record in records if self._load(self._cached(record)) is None]
+        if missing and not self._email():
+            raise UsageError(
+                "JSOC exports need an email address that is registered there.",
+                "Register it at http://jsoc.stanford.edu/ajax/register_email.html.",
+                "Then set JSOC_EMAIL or source.email.",
+            )
+        for query, part in _queries(missing):
+            self._export(query, part)
+
+    def _export(self, query: str, records: list[FrameRecord]) -> None:
+        """Run one export request to its end, keeping its id so that a later run takes it up."""
+        state_name = f"exports/{hashlib.sha256(query.encode()).hexdigest()[:24]}.json"
+        known = json.loads(self._load(state_name) or b"{}")
+        request = None
+        if known.get("requestid"):
+            logger.info("taking up export %s", known["requestid"])
+            request = self._ask(known["requestid"], lambda client: client.export_from_id(known["requestid"]))
+            if request.status == _EXPIRED:
+                request = None
+        if request is None:
+            request = self._ask(query, lambda client: client.export(query, method="url", protocol="fits"))
+            self._save(state_name, json.dumps({"query": query, "requestid": request.id}).encode())
+        network = self.config.network
+        for polls in range(10_000):
+            if self._ask(query, lambda _: request.has_finished()):
+                break
+            time.sleep(min(network.backoff_s * 1.5**polls, 30.0))
+        if not request.has_succeeded(skip_update=True):
+            self._save(state_name, b"{}")
+            raise EnvironmentFault(f"JSOC could not export {query}: status {request.status}", "", "Try again later.")
+        wanted = {record.locator.split("{")[0]: record for record in records}
+        for _, row in request.urls.iterrows():
+            record = wanted.get(str(row["record"]).split("{")[0])
+            if record is not None and self._load(self._cached(record)) is None:
+                self._save(self._cached(record), fetch_bytes(str(row["url"]), network))
+
+
+def _queries(records: list[FrameRecord]) -> Iterator[tuple[str, list[FrameRecord]]]:
+    """Join records into runs of evenly spaced T_REC, each one query: ``series[first/length@step][wavelength]{image}``."""
+    keyed = []
+    for record in records:
+        series, moment, wavelength = (part.split("]")[0] for part in record.locator.split("["))
+        keyed.append((series, wavelength, parse_fits_time(moment), moment, record))
+    keyed.sort(key=lambda item: item[:3])
+    run: list[Any] = []
+
+    def close() -> tuple[str, list[FrameRecord]]:
+        series, wavelength, first, text, _ = run[0]
+        if len(run) == 1:
+            span = text
+        else:
+            step = int((run[1][2] - first) / np.timedelta64(1, "s"))
+            span = f"{text}/{step * len(run)}s@{step}s"
+        return f"{series}[{span}][{wavelength}]{{image}}", [item[-1] for item in run]
+
+    for item in keyed:
+        if run:
+            same = item[:2] == run[0][:2] and len(run) < _MOST_FRAMES_PER_EXPORT
+            even = len(run) == 1 or item[2] - run[-1][2] == run[1][2] - run[0][2]
+            if not (same and even and item[2] > run[-1][2]):
+                yield close()
+                run = []
+        run.append(item)
+    if run:
+        yield close()
