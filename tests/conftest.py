@@ -66,7 +66,7 @@ def s3_server() -> Iterator[str]:
         server.wait(10)
 
 
-def small(store: str, **changes: Any) -> dict[str, Any]:
+def small(store: str, /, **changes: Any) -> dict[str, Any]:
     """Return a small simulated recipe: 2 channels, 2 hours of 6 minutes, 128-pixel frames, shards of 4 slots."""
     data: dict[str, Any] = {
         "name": "small",
