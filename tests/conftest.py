@@ -75,7 +75,10 @@ def small(store: str, /, **changes: Any) -> dict[str, Any]:
         "tolerance": "1min",
         "channels": ["171A", "304A"],
         "grid": {"pixels": 64},
-        "source": {"kind": "simulator", "simulation": {"pixels": 128, "flagged_rate": 0.1, "missing_rate": 0.1, "corrupt_rate": 0.05}},
+        "source": {
+            "kind": "simulator",
+            "simulation": {"pixels": 128, "flagged_rate": 0.1, "missing_rate": 0.1, "corrupt_rate": 0.05},
+        },
         "store": {"url": store},
         "chunking": {"shard_slots": 4},
         "resources": {"commit_every_units": 2},

@@ -120,7 +120,9 @@ def test_a_map_has_right_world_coordinates(built: Recipe) -> None:
     # The limb is 976/2457.6 of the image's width from the centre, whatever the season.
     limb = sun.wcs.pixel_to_world(31.5 + 64 * 976 / 2457.6, 31.5)
     assert limb.Tx.to_value("arcsec") == pytest.approx(sun.rsun_obs.to_value("arcsec"), abs=0.5)
-    assert sun.observer_coordinate.radius.to_value("m") == pytest.approx(ds["DSUN_OBS"].sel(channel="171A", time=good).item())
+    assert sun.observer_coordinate.radius.to_value("m") == pytest.approx(
+        ds["DSUN_OBS"].sel(channel="171A", time=good).item()
+    )
     bad = ds.time.values[np.flatnonzero(ds.status.sel(channel="171A").values != 1)[0]]
     with pytest.raises(UsageError, match="is not there"):
         sdoml_dist.to_map(ds, "171A", bad)
@@ -192,7 +194,10 @@ def test_another_recipe_is_refused_with_a_diff(built: Recipe) -> None:
 
 
 def test_a_second_driver_is_refused_by_name(built: Recipe) -> None:
-    with Lease(built.store, "sdoml build"), pytest.raises(EnvironmentFault, match=r"in use: sdoml build by .* process \d+"):
+    with (
+        Lease(built.store, "sdoml build"),
+        pytest.raises(EnvironmentFault, match=r"in use: sdoml build by .* process \d+"),
+    ):
         build(built)
 
 
@@ -211,7 +216,9 @@ def test_an_update_extends_and_old_versions_stay(make_recipe: Maker) -> None:
     again = sdoml_dist.open_dataset(recipe.store.url, "v1").load()
     xr.testing.assert_identical(before, again)
     # In one go it becomes the same dataset.
-    whole = make_recipe(store=recipe.store.url + "-whole", period={"start": "2011-12-31T23:00", "end": "2012-01-01T00:30"})
+    whole = make_recipe(
+        store=recipe.store.url + "-whole", period={"start": "2011-12-31T23:00", "end": "2012-01-01T00:30"}
+    )
     build(whole)
     same(contents(recipe.store.url), contents(whole.store.url))
     with pytest.raises(StoreError, match="has a version 'v1' already"):

@@ -75,7 +75,7 @@ def wait_for_frames(run: subprocess.Popen[str], store: str, number: int, **optio
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
-    code, out, err = finish(start(write_recipe(folder, "whole")))
+    code, _, err = finish(start(write_recipe(folder, "whole")))
     assert code == ExitCode.FRAMES_FAILED, err
     return contents(str(folder / "whole"))
 
@@ -98,7 +98,7 @@ def test_a_killed_driver_and_worker_leave_no_trace(tmp_path: Path, undisturbed: 
         # Readers see whole commits only.
         seen = accounting(store)
         assert (seen[["ok", "missing", "rejected", "failed", "pending"]].sum(axis=1) == seen.planned).all()
-    code, out, err = finish(start(recipe))
+    code, _, err = finish(start(recipe))
     assert code == ExitCode.FRAMES_FAILED, err
     assert "resumed:" in err
     same(undisturbed, contents(store))
@@ -123,6 +123,7 @@ def test_sigterm_drains_commits_and_the_same_command_resumes(tmp_path: Path, und
     same(undisturbed, contents(store))
 
 
+@pytest.mark.slow
 def test_a_killed_driver_on_s3(tmp_path: Path, undisturbed: dict[str, Any], s3_server: str) -> None:
     place = {"url": "s3://sdoml/crash", "endpoint_url": s3_server}
     recipe = write_recipe(tmp_path, "d", store=place)

@@ -78,7 +78,9 @@ def test_the_fault_matrix(tmp_path: Path, ray_cluster: object) -> None:
     # Names are in another order than times.
     for slot, (files, _) in reversed(matrix.items()):
         for end, data in files.items():
-            time = str((START + slot * STEP).astype("datetime64[s]")).replace("-", "").replace(":", "").replace("T", "_")
+            time = (
+                str((START + slot * STEP).astype("datetime64[s]")).replace("-", "").replace(":", "").replace("T", "_")
+            )
             sub = folder / f"{97 - slot:02d}"
             sub.mkdir(exist_ok=True)
             name = f"AIA{time}_0171.fits" if not end else f"other{end}.fits"

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,7 +145,9 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep Ray's compiled part from greeting on standard error; what goes wrong is raised anyway."""
+    """Start Ray without its greeting on standard error and without its signal handlers (it exits 1 on SIGTERM)."""
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -152,6 +156,8 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         os.dup2(kept, 2)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         os.close(kept)
         os.close(nowhere)
 

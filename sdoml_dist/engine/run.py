@@ -19,7 +19,7 @@ from sdoml_dist.engine.actor import UnitActor
 from sdoml_dist.engine.brake import Brake
 from sdoml_dist.engine.cluster import connect, preflight, ray
 from sdoml_dist.engine.progress import Progress
-from sdoml_dist.engine.stop import BreakOff, StopRequest
+from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, Stopped
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan, Unit
@@ -134,7 +134,7 @@ def build(
     """
     plan = Plan(recipe)
     calibration = calibration_identity(recipe)
-    with Lease(recipe.store, f"sdoml {verb}", wait_s) as lease:
+    with interruptible(), Lease(recipe.store, f"sdoml {verb}", wait_s) as lease:
         dataset = Dataset(plan, calibration, extend)
         work = dataset.pending(retry)
         frames = sum(slots.size for _, slots in work)

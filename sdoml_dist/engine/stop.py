@@ -7,18 +7,41 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import ray
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 0.2
 
 
-class BreakOff(BaseException):
+class BreakOff(KeyboardInterrupt):
     """Raised in the main thread when draining took too long or a second signal came."""
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the stop signals meanwhile; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _break_off(_number: int, _frame: FrameType | None) -> None:
+    raise BreakOff
+
+
+def interruptible() -> contextlib.AbstractContextManager[None]:
+    """Break off at the first signal: for the parts of a run in which there is nothing to drain."""
+    return _handling(_break_off)
 
 
 class StopRequest:
@@ -78,15 +101,12 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals meanwhile. Ray replaces handlers when it starts, so this comes after that."""
-        main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS} if main else {}
+        """Handle signals meanwhile."""
         watcher = threading.Thread(target=self._watch, name="stop", daemon=True)
         watcher.start()
         try:
-            yield
+            with _handling(self._on_signal):
+                yield
         finally:
             self._closed.set()
-            for number, handler in before.items():
-                signal.signal(number, handler)
             watcher.join(timeout=2)
