@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import cos, radians, sin
 from typing import Any
 
 import numpy as np
@@ -146,13 +147,11 @@ def frame_pointing(
         "cdelt2": _positive(header, "CDELT2"),
         "crota2": number(header.get("CROTA2")) or 0.0,
     }
-    # CRPIX is where the coordinates are CRVAL; the kernel wants the place of the Sun's centre.
-    for axis, name in ((1, "CRVAL1"), (2, "CRVAL2")):
-        offset = number(header.get(name)) or 0.0
-        if offset and values["crota2"] == 0.0:
-            values[f"crpix{axis}"] -= offset / values[f"cdelt{axis}"]
-        elif offset:
-            raise FrameError(FrameStatus.FAILED_KEYWORD, f"{name} is {offset:g} in a rotated image")
+    # CRPIX is where the coordinates are CRVAL; the kernel wants the place where they are 0, the Sun's centre.
+    east, south = (-(number(header.get(name)) or 0.0) for name in ("CRVAL1", "CRVAL2"))
+    cosine, sine = cos(radians(values["crota2"])), sin(radians(values["crota2"]))
+    values["crpix1"] += (cosine * east + sine * south) / values["cdelt1"]
+    values["crpix2"] += (cosine * south - sine * east) / values["cdelt2"]
     updated = False
     if table is not None and settings.input_level == "1":
         try:
