@@ -35,6 +35,7 @@ logger = logging.getLogger("sdoml")
 _KEYS = ["T_REC", "T_OBS", "QUALITY", "DATE", "*recnum*"]
 _DAY = np.timedelta64(86400, "s")
 _MOST_FRAMES_PER_EXPORT = 500
+_REGISTER = "Register it at http://jsoc.stanford.edu/ajax/register_email.html and set JSOC_EMAIL or source.email."
 _EXPIRED = 6
 """Status of an export request that JSOC does not know (any more)."""
 
@@ -96,7 +97,7 @@ class JsocSource:
     def _series(self, channel: str) -> str:
         return self.config.series.get(channel, AIA[channel].series)
 
-    def _ask(self, what: str, question: Callable[[drms.Client], Any]) -> Any:
+    def _ask(self, what: str, question: Callable[[drms.Client], Any], email: str | None = None) -> Any:
         """Ask JSOC, again after a pause where it does not answer.
 
         Raises
@@ -108,12 +109,14 @@ class JsocSource:
         pause = pauses(network)
         for failures in range(1, network.retries + 2):
             try:
-                return question(drms.Client(server(self.config.url), email=self._email()))
+                return question(drms.Client(server(self.config.url), email=email))
             except drms.DrmsQueryError as error:
                 raise EnvironmentFault(
                     f"JSOC refuses {what}: {error}", "", "Check source.series and the channel."
                 ) from None
             except (OSError, ValueError, drms.DrmsError) as error:
+                if "Email" in str(error):
+                    raise UsageError(f"JSOC does not know the address {email}.", "", _REGISTER) from None
                 problem = error
             if failures <= network.retries:
                 time.sleep(pause(failures))
@@ -232,8 +235,8 @@ class JsocSource:
         if missing and not self._email():
             raise UsageError(
                 "JSOC exports need an email address that is registered there.",
-                "Register it at http://jsoc.stanford.edu/ajax/register_email.html.",
-                "Then set JSOC_EMAIL or source.email.",
+                "JSOC tells by mail what became of exports.",
+                _REGISTER,
             )
         for query, part in _queries(missing):
             self._export(query, part)
@@ -249,7 +252,11 @@ class JsocSource:
             if request.status == _EXPIRED:
                 request = None
         if request is None:
-            request = self._ask(query, lambda client: client.export(query, method="url", protocol="fits"))
+            request = self._ask(
+                query,
+                lambda client: client.export(query, method="url", protocol="fits", filenamefmt=False),
+                self._email(),
+            )
             self._save(state_name, json.dumps({"query": query, "requestid": request.id}).encode())
         network = self.config.network
         for polls in range(10_000):

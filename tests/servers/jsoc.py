@@ -1,0 +1,146 @@
+"""An HTTP server on loopback that answers as JSOC's endpoints do, with faults on demand."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from sdoml_dist.solar.times import parse_fits_time
+
+_QUERY = re.compile(r"^(?P<series>[\w.]+)\[(?P<span>[^\]]+)\]\[(?P<wavelength>\d+)\]")
+
+
+@dataclass
+class Jsoc:
+    """What the server has and how it misbehaves.
+
+    ``records`` maps (series, wavelength) to rows of keywords with the file's bytes under ``file``; ``failures`` counts
+    down answers of HTTP 500 per kind of request; ``cut`` counts down downloads that end in the middle.
+    """
+
+    records: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+    ranges: bool = True
+    pending: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    exports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    tree: dict[str, bytes] = field(default_factory=dict)
+    url: str = ""
+
+    def select(self, query: str) -> list[dict[str, Any]]:
+        """Return the records of a record set ``series[time or time/length@step][wavelength]``."""
+        match = _QUERY.match(query)
+        assert match is not None, query
+        rows = self.records.get((match["series"], int(match["wavelength"])), [])
+        first, _, rest = match["span"].partition("/")
+        if not rest:
+            return [row for row in rows if row["T_REC"] == first]
+        length, _, step = rest.partition("@")
+        start = parse_fits_time(first)
+        found = []
+        for row in rows:
+            away = float((parse_fits_time(row["T_REC"]) - start) / np.timedelta64(1, "s"))
+            if 0 <= away < float(length.rstrip("s")) and (not step or away % float(step.rstrip("s")) == 0):
+                found.append(row)
+        return found
+
+
+class _Handler(BaseHTTPRequestHandler):
+    jsoc: Jsoc
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        jsoc = self.jsoc
+        parts = urlsplit(self.path)
+        options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        kind = options.get("op") or ("check" if "checkAddress" in parts.path else "file")
+        jsoc.requests[kind] += 1
+        if jsoc.failures[kind] > 0:
+            jsoc.failures[kind] -= 1
+            self.send_error(500, "the data base is tired")
+        elif kind == "check":
+            self._json({"status": 2 if "known" in options["address"] else 4})
+        elif kind == "rs_list":
+            rows = jsoc.select(options["ds"])
+            keys = options["key"].split(",")
+            keywords = [{"name": key, "values": [str(row[key]) for row in rows]} for key in keys]
+            self._json({"status": 0, "count": len(rows), "keywords": keywords})
+        elif kind == "exp_request":
+            number = f"JSOC_{len(jsoc.exports) + 1}"
+            jsoc.exports[number] = jsoc.select(options["ds"])
+            self._json({"status": 2, "requestid": number, "method": "url", "protocol": "fits", "wait": 0})
+        elif kind == "exp_status":
+            self._status(options["requestid"])
+        else:
+            self._file(parts.path)
+
+    def _status(self, number: str) -> None:
+        jsoc = self.jsoc
+        if number not in jsoc.exports:
+            self._json({"status": 6, "requestid": number, "error": "no such request"})
+        elif jsoc.pending > 0:
+            jsoc.pending -= 1
+            self._json({"status": 1, "requestid": number, "wait": 0})
+        else:
+            data = [{"record": row["record"], "filename": f"{row['*recnum*']}.fits"} for row in jsoc.exports[number]]
+            answer = {"status": 0, "requestid": number, "method": "url", "protocol": "fits", "dir": f"/SUM/{number}"}
+            self._json(answer | {"count": len(data), "data": data})
+
+    def _file(self, path: str) -> None:
+        data = self.jsoc.tree.get(path)
+        for row in [row for rows in self.jsoc.records.values() for row in rows]:
+            if path.startswith("/SUM/") and path.endswith(f"/{row['*recnum*']}.fits"):
+                data = row["file"]
+        if data is None:
+            self.send_error(404)
+            return
+        start = 0
+        asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if asked and self.jsoc.ranges:
+            start = int(asked[1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        if self.jsoc.cut > 0:
+            self.jsoc.cut -= 1
+            self.wfile.write(data[start : start + (len(data) - start) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(data[start:])
+
+    def _json(self, answer: dict[str, Any]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def serve(jsoc: Jsoc) -> Iterator[Jsoc]:
+    """Run the server on a free port of loopback."""
+    handler = type("Handler", (_Handler,), {"jsoc": jsoc})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    jsoc.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield jsoc
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

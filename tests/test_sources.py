@@ -1,0 +1,249 @@
+"""Sources against real servers on loopback: the real drms client, the real S3 client, HTTP with faults."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdoml_dist.errors import EnvironmentFault, UsageError
+from sdoml_dist.pipelines.prefetch import prefetch
+from sdoml_dist.recipe import FilesConfig, JsocConfig, Network, SynopticConfig, parse_recipe
+from sdoml_dist.solar.simulation import SimulationConfig
+from sdoml_dist.solar.status import FrameError, FrameStatus
+from sdoml_dist.solar.times import utc_to_tai
+from sdoml_dist.sources.download import fetch_bytes, public_url
+from sdoml_dist.sources.files import FilesSource
+from sdoml_dist.sources.jsoc import JsocSource
+from sdoml_dist.sources.simulator import level1_fits, planned_frame
+from sdoml_dist.sources.synoptic import SynopticSource
+from tests.conftest import small
+from tests.servers.jsoc import Jsoc, serve
+
+NETWORK = {"retries": 4, "backoff_s": 0.01, "connect_timeout_s": 2.0, "read_timeout_s": 2.0}
+QUICK = Network.model_validate(NETWORK)
+START = np.datetime64("2011-02-15T00:00", "ns")
+END = START + np.timedelta64(3600, "s")
+STEP = np.timedelta64(360, "s")
+
+
+def frame_file(slot: int, channel: str = "171A") -> bytes:
+    return level1_fits(
+        SimulationConfig(pixels=64, jitter_s=0),
+        planned_frame(SimulationConfig(jitter_s=0), channel, START + slot * STEP),
+    )
+
+
+@pytest.fixture
+def jsoc() -> Iterator[Jsoc]:
+    """A JSOC that has ten records of 171 A, the fourth flagged, and one of the synoptic tree's files."""
+    rows = []
+    for slot in range(10):
+        time = START + slot * STEP
+        record = str(utc_to_tai(time).astype("datetime64[s]")).replace("-", ".").replace("T", "_") + "_TAI"
+        rows.append(
+            {
+                "T_REC": record,
+                "T_OBS": f"{time.astype('datetime64[s]')}Z",
+                "QUALITY": "0x00000100" if slot == 3 else "0x00000000",
+                "DATE": "2011-03-01T00:00:00Z",
+                "*recnum*": 1000 + slot,
+                "record": f"aia.lev1_euv_12s[{record}][171]{{image}}",
+                "file": frame_file(slot),
+            }  # fmt: skip
+        )
+    server = Jsoc(records={("aia.lev1_euv_12s", 171): rows})
+    server.tree["/data/aia/synoptic/2011/02/15/H0000/AIA20110215_0006_0171.fits"] = frame_file(1)
+    with serve(server) as running:
+        yield running
+
+
+def jsoc_source(jsoc: Jsoc, cache: Path, **options: Any) -> JsocSource:
+    data = {"kind": "jsoc", "url": jsoc.url, "email": "known@example.org", "network": NETWORK} | options
+    return JsocSource(JsocConfig.model_validate(data), str(cache))
+
+
+def test_jsoc_lists_records_once(jsoc: Jsoc, tmp_path: Path) -> None:
+    source = jsoc_source(jsoc, tmp_path)
+    jsoc.failures["rs_list"] = 2
+    records = source.candidates("171A", START, END)
+    assert [record.time for record in records] == [START + slot * STEP for slot in range(10)]
+    assert [record.quality for record in records] == [0, 0, 0, 256, 0, 0, 0, 0, 0, 0]
+    asked = jsoc.requests["rs_list"]
+    again = pickle.loads(pickle.dumps(source))
+    assert again.candidates("171A", START, END) == records
+    assert jsoc.requests["rs_list"] == asked
+
+
+def test_jsoc_exports_survive_faults_and_are_taken_up(
+    jsoc: Jsoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = jsoc_source(jsoc, tmp_path)
+    records = [record for record in source.candidates("171A", START, END) if not record.quality]
+    jsoc.pending, jsoc.cut, jsoc.failures["exp_request"] = 3, 2, 1
+    # The run dies after three files.
+    saved = source._save
+    seen: list[str] = []
+
+    def dying(name: str, data: bytes) -> None:
+        if name.startswith("files/"):
+            seen.append(name)
+            if len(seen) > 3:
+                raise KeyboardInterrupt
+        saved(name, data)
+
+    monkeypatch.setattr(source, "_save", dying)
+    with pytest.raises(KeyboardInterrupt):
+        source.export(records)
+    exports = len(jsoc.exports)
+    downloads = jsoc.requests["file"]
+    source = jsoc_source(jsoc, tmp_path)
+    source.export(records)
+    for slot, record in zip((0, 1, 2, 4, 5, 6, 7, 8, 9), records, strict=True):
+        assert source.fetch(record) == frame_file(slot)
+    # The open request was taken up, and files that were there were not fetched again.
+    assert len(jsoc.exports) <= exports + 1
+    assert jsoc.requests["file"] - downloads <= len(records) - 3 + 1
+    asked = jsoc.requests.total()
+    source.export(records)
+    assert jsoc.requests.total() == asked
+
+
+def test_jsoc_expired_requests_are_submitted_again(jsoc: Jsoc, tmp_path: Path) -> None:
+    source = jsoc_source(jsoc, tmp_path)
+    record = source.candidates("171A", START, END)[0]
+    source.export([record])
+    for path in tmp_path.glob("files/**/*.fits"):
+        path.unlink()
+    jsoc.exports = {"JSOC_other": []}
+    assert source.fetch(record) == frame_file(0)
+
+
+def test_jsoc_needs_a_registered_address(jsoc: Jsoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JSOC_EMAIL", raising=False)
+    source = jsoc_source(jsoc, tmp_path, email=None)
+    records = source.candidates("171A", START, END)
+    with pytest.raises(UsageError, match="JSOC_EMAIL"):
+        source.export(records)
+    with pytest.raises(UsageError, match="does not know the address nobody"):
+        jsoc_source(jsoc, tmp_path, email="nobody@example.org").export(records)
+
+
+def test_jsoc_that_stays_away(tmp_path: Path) -> None:
+    config = JsocConfig.model_validate(
+        {"kind": "jsoc", "url": "http://127.0.0.1:9", "network": NETWORK | {"retries": 1}}
+    )
+    with pytest.raises(EnvironmentFault, match="did not answer"):
+        JsocSource(config, str(tmp_path)).prepare(["171A"], START, END)
+
+
+def test_prefetch_through_the_recipe(jsoc: Jsoc, tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        small(
+            str(tmp_path / "d"), channels=["171A"], period={"start": str(START)[:19], "end": str(END)[:19]},
+            source={"kind": "jsoc", "url": jsoc.url, "email": "known@example.org", "pixels": 64, "network": NETWORK},
+        )
+    )  # fmt: skip
+    lines = list(prefetch(recipe))
+    assert lines[-1].endswith("frames there, 0 not available")
+    assert len(list((tmp_path / "d/sdoml/jsoc/files").rglob("*.fits"))) == 9
+
+
+def test_the_synoptic_tree(jsoc: Jsoc, tmp_path: Path) -> None:
+    config = SynopticConfig.model_validate(
+        {"kind": "synoptic", "url": f"{jsoc.url}/data/aia/synoptic", "cache": str(tmp_path), "network": NETWORK}
+    )
+    source = SynopticSource(config)
+    records = source.candidates("171A", START + STEP, START + 2 * STEP)
+    assert [record.locator[-23:] for record in records] == [
+        f"20110215_00{minute:02d}_0171.fits" for minute in (6, 8, 10)
+    ]
+    jsoc.cut = 2
+    jsoc.failures["file"] = 1
+    assert source.fetch(records[0]) == frame_file(1)
+    asked = jsoc.requests["file"]
+    assert source.fetch(records[0]) == frame_file(1)
+    assert jsoc.requests["file"] == asked
+    with pytest.raises(FrameError) as caught:
+        source.fetch(records[1])
+    assert caught.value.status is FrameStatus.MISSING_AT_SOURCE
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_downloads_survive_dropped_connections(jsoc: Jsoc, ranges: bool) -> None:
+    url = f"{jsoc.url}/data/aia/synoptic/2011/02/15/H0000/AIA20110215_0006_0171.fits"
+    jsoc.ranges, jsoc.cut = ranges, 3
+    data = frame_file(1)
+    assert fetch_bytes(url, QUICK, checksum="sha256:" + hashlib.sha256(data).hexdigest()) == data
+
+
+def test_downloads_that_stay_wrong_have_their_status(jsoc: Jsoc, tmp_path: Path) -> None:
+    url = f"{jsoc.url}/data/aia/synoptic/2011/02/15/H0000/AIA20110215_0006_0171.fits"
+    pauses: list[float] = []
+    jsoc.failures["file"] = 99
+    with pytest.raises(FrameError, match=r"HTTP 500 \(5 attempts\)") as caught:
+        fetch_bytes(url, QUICK, sleep=pauses.append)
+    assert caught.value.status is FrameStatus.FAILED_DOWNLOAD
+    assert len(pauses) == 4
+    jsoc.failures["file"] = 0
+    with pytest.raises(FrameError) as caught:
+        fetch_bytes(url, QUICK, checksum="md5:" + "0" * 32)
+    assert caught.value.status is FrameStatus.FAILED_CHECKSUM
+    with pytest.raises(FrameError) as caught:
+        fetch_bytes("http://127.0.0.1:9/x", QUICK)
+    assert caught.value.status is FrameStatus.FAILED_DOWNLOAD
+    with pytest.raises(FrameError) as caught:
+        fetch_bytes(str(tmp_path / "none"), QUICK)
+    assert caught.value.status is FrameStatus.MISSING_AT_SOURCE
+    assert public_url("https://user:secret@host/a?token=b") == "https://host/a"
+
+
+@pytest.mark.parametrize("index", ["header", "name"])
+def test_files_are_indexed_once(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for slot in range(3):
+        (folder / f"AIA20110215_00{6 * slot:02d}00_0171.fits").write_bytes(frame_file(slot))
+    config = FilesConfig.model_validate({"kind": "files", "url": str(folder), "index": index, "pixels": 64})
+    source = FilesSource(config, str(tmp_path / "index"))
+    looked: list[str] = []
+    look = FilesSource._look_into
+    monkeypatch.setattr(
+        FilesSource, "_look_into", lambda self, path, *rest: looked.append(path) or look(self, path, *rest)
+    )
+    source.prepare(["171A"], START, END)
+    assert len(source.candidates("171A", START, END)) == 3
+    (folder / "AIA20110215_001800_0171.fits").write_bytes(frame_file(3))
+    source.prepare(["171A"], START, END)
+    assert len(looked) == 4
+    records = source.candidates("171A", START, END)
+    assert [record.time for record in records] == [START + slot * STEP for slot in range(4)]
+    assert source.fetch(records[3]) == frame_file(3)
+    assert source.candidates("94A", START, END) == []
+
+
+def test_files_in_a_bucket(s3_server: str, tmp_path: Path) -> None:
+    import s3fs
+
+    options = {"endpoint_url": s3_server}
+    filesystem = s3fs.S3FileSystem(**options)
+    for slot in range(2):
+        filesystem.pipe_file(f"sdoml/level1/171/{slot}.fits", frame_file(slot))
+    config = FilesConfig.model_validate(
+        {"kind": "files", "url": "s3://sdoml/level1", "storage_options": options, "pixels": 64, "network": NETWORK}
+    )
+    source = FilesSource(config, "s3://sdoml/index", options)
+    source.prepare(["171A"], START, END)
+    records = source.candidates("171A", START, END)
+    assert len(records) == 2
+    assert records[0].checksum == "md5:" + hashlib.md5(frame_file(0)).hexdigest()
+    assert source.fetch(records[1]) == frame_file(1)
+    filesystem.pipe_file("sdoml/level1/171/1.fits", b"changed")
+    with pytest.raises(FrameError) as caught:
+        source.fetch(records[1])
+    assert caught.value.status is FrameStatus.FAILED_CHECKSUM
