@@ -93,7 +93,7 @@ def test_errors_have_their_codes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "d").exists()
     pinned = tmp_path / "table.txt"
     pinned.write_text("changed")
-    override = f"calibration.degradation={{url: {pinned}, sha256: {'0' * 64}}}"
+    override = f"calibration.degradation={{url: {pinned}, sha256: {'a' * 64}}}"
     assert main(["build", "sdoml-v2", "--set", f"store.url={tmp_path}/d", "--set", override]) == ExitCode.USAGE
     assert "the recipe pins" in capsys.readouterr().err
 
