@@ -9,7 +9,7 @@ import tempfile
 
 from sdoml_dist.engine.cluster import connect
 from sdoml_dist.engine.run import build
-from sdoml_dist.recipe import parse_recipe
+from sdoml_dist.recipe_file import parse_recipe
 
 CPUS = 2
 

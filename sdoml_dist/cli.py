@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _plan(options: argparse.Namespace) -> int:
     from sdoml_dist.plan import Plan
-    from sdoml_dist.recipe import load_recipe
+    from sdoml_dist.recipe_file import load_recipe
     from sdoml_dist.report.text import plan_table
 
     plan = Plan(load_recipe(options.recipe, options.set))
@@ -44,7 +44,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from sdoml_dist.recipe import load_recipe
+    from sdoml_dist.recipe_file import load_recipe
 
     return _run(options, load_recipe(options.recipe, options.set), "build")
 
@@ -118,7 +118,7 @@ def _schema(options: argparse.Namespace) -> int:
 
 def _prefetch(options: argparse.Namespace) -> int:
     from sdoml_dist.pipelines.prefetch import prefetch
-    from sdoml_dist.recipe import load_recipe
+    from sdoml_dist.recipe_file import load_recipe
 
     for line in prefetch(load_recipe(options.recipe, options.set), tables_only=options.tables_only):
         print(line)
@@ -127,7 +127,7 @@ def _prefetch(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from sdoml_dist.engine.doctor import doctor
-    from sdoml_dist.recipe import load_recipe
+    from sdoml_dist.recipe_file import load_recipe
 
     text, healthy = doctor(load_recipe(options.recipe, options.set) if options.recipe else None, ray=not options.no_ray)
     print(text)
@@ -136,7 +136,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from sdoml_dist.engine.simulate import simulate
-    from sdoml_dist.recipe import load_recipe
+    from sdoml_dist.recipe_file import load_recipe
 
     print(simulate(load_recipe(options.recipe, options.set), options.output, cpus=options.cpus))
     return ExitCode.COMPLETE

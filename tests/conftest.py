@@ -20,7 +20,8 @@ os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DE
 os.environ.pop("AWS_ENDPOINT_URL", None)
 ROOT = Path(__file__).resolve().parent.parent
 
-from sdoml_dist.recipe import Recipe, parse_recipe  # noqa: E402
+from sdoml_dist.recipe import Recipe  # noqa: E402
+from sdoml_dist.recipe_file import parse_recipe  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import sdoml_dist
 from sdoml_dist.engine.run import build
 from sdoml_dist.errors import EnvironmentFault, ExitCode, StoreError, UsageError
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import Recipe, parse_recipe
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.report.quicklook import quicklook
 from sdoml_dist.report.text import inspect_report, status_report, versions_report
 from sdoml_dist.report.validate import validate

@@ -12,7 +12,7 @@ from astropy.io import fits
 import sdoml_dist
 from sdoml_dist.engine.run import build
 from sdoml_dist.errors import EnvironmentFault, ExitCode
-from sdoml_dist.recipe import parse_recipe
+from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.simulator import level1_fits, planned_frame
 from tests.conftest import small

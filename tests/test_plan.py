@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdoml_dist.plan import Plan, unit_times
-from sdoml_dist.recipe import load_recipe, parse_recipe
+from sdoml_dist.recipe_file import load_recipe, parse_recipe
 from sdoml_dist.solar.times import year_slots
 from tests.test_recipe import BASE, variant
 

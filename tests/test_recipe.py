@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from sdoml_dist.errors import ExitCode, RecipeError
-from sdoml_dist.recipe import Recipe, difference, find_recipe, load_recipe, parse_recipe, recipe_folder
+from sdoml_dist.recipe import Recipe, difference
+from sdoml_dist.recipe_file import find_recipe, load_recipe, parse_recipe, recipe_folder
 
 BASE: dict[str, Any] = {
     "name": "test",

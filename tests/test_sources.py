@@ -13,7 +13,8 @@ import pytest
 
 from sdoml_dist.errors import EnvironmentFault, UsageError
 from sdoml_dist.pipelines.prefetch import prefetch
-from sdoml_dist.recipe import FilesConfig, JsocConfig, Network, SynopticConfig, parse_recipe
+from sdoml_dist.recipe import FilesConfig, JsocConfig, Network, SynopticConfig
+from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import utc_to_tai

@@ -14,7 +14,7 @@ import ray
 from sdoml_dist.engine.brake import MAXIMUM_STARTS
 from sdoml_dist.pipelines.preprocess import Preprocessor
 from sdoml_dist.plan import Unit
-from sdoml_dist.recipe import parse_recipe
+from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.receipt import Receipt
 

@@ -11,7 +11,8 @@ from sdoml_dist.engine.cluster import connect
 from sdoml_dist.engine.run import build
 from sdoml_dist.engine.simulate import write_mission
 from sdoml_dist.errors import ExitCode
-from sdoml_dist.recipe import Recipe, load_recipe
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_file import load_recipe
 from sdoml_dist.report.quicklook import quicklook
 from sdoml_dist.report.text import accounting_table, reading_lines, run_line
 from sdoml_dist.solar.simulation import Fault, SimulationConfig

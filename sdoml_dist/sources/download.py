@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -168,17 +166,3 @@ def fetch_bytes(
             sleep(pause(failures) if wait is None else wait)
     attempts = failures if status is FrameStatus.FAILED_CHECKSUM and not remote else network.retries + 1
     raise FrameError(status, f"{public_url(url)}: {reason} ({attempts} attempts)")
-
-
-def save_atomic(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{random.randrange(1 << 30)}")  # noqa: S311 - a name
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

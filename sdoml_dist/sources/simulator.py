@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from sdoml_dist.atomic import write_atomic
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.degradation import DegradationTable
 from sdoml_dist.solar.detector import SATURATION_DN, expose
@@ -313,10 +313,7 @@ def write_frame(config: SimulationConfig, folder: str | Path, frame: PlannedFram
     if frame.fault == "missing":
         return None
     path = Path(folder) / "level1" / frame.channel / frame.file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(level1_fits(config, frame))
-    temporary.replace(path)
+    write_atomic(path, level1_fits(config, frame))
     return path
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sdoml_dist.atomic import write_atomic
 from sdoml_dist.recipe import SynopticConfig
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.sources.base import FrameRecord
-from sdoml_dist.sources.download import fetch_bytes, save_atomic
+from sdoml_dist.sources.download import fetch_bytes
 
 
 class SynopticSource:
@@ -49,5 +50,5 @@ class SynopticSource:
             return cached.read_bytes()
         data = fetch_bytes(f"{self.config.url.rstrip('/')}/{record.locator}", self.config.network)
         if cached is not None:
-            save_atomic(cached, data)
+            write_atomic(cached, data)
         return data

@@ -20,7 +20,8 @@ import zarr
 
 from sdoml_dist.errors import EnvironmentFault, StoreError
 from sdoml_dist.plan import Plan, Unit
-from sdoml_dist.recipe import Recipe, Store, difference, parse_recipe
+from sdoml_dist.recipe import Recipe, Store, difference
+from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.storage import environment_fault, icechunk_storage, local_path

@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import fsspec
 import icechunk
 
+from sdoml_dist import atomic
 from sdoml_dist.errors import EnvironmentFault, StoreError
 from sdoml_dist.recipe import Store
 
@@ -108,17 +109,7 @@ def write_atomic(store: Store, name: str, data: bytes) -> None:
     if local_path(store.url) is None:
         filesystem.pipe_file(target, data)
         return
-    path = Path(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write_atomic(Path(target), data)
 
 
 def environment_fault(error: Exception, store: Store, doing: str) -> EnvironmentFault:
