@@ -40,9 +40,8 @@ def main() -> None:
             for index in order:
                 assert np.array_equal(array[int(index)], images[index])
             seconds.append((time.perf_counter() - start) / READS)
-    print(
-        f"one frame: {seconds[0] * 1e3:.1f} ms here, {seconds[1] * 1e3:.0f} ms in SDOML v2's chunks: {seconds[1] / seconds[0]:.0f} x"
-    )
+    ours_ms, theirs_ms = (value * 1e3 for value in seconds)
+    print(f"one frame: {ours_ms:.1f} ms here, {theirs_ms:.0f} ms in chunks of 120: {theirs_ms / ours_ms:.0f} x")
 
 
 if __name__ == "__main__":
