@@ -135,3 +135,25 @@ def test_a_killed_driver_on_s3(tmp_path: Path, undisturbed: dict[str, Any], s3_s
     code, _, err = finish(start(recipe))
     assert code == ExitCode.FRAMES_FAILED, err
     same(undisturbed, contents(place["url"], endpoint_url=s3_server))
+
+
+def test_a_full_disk_ends_with_its_code_and_resumes(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1100k", "none", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        recipe = write_recipe(tmp_path, "d", store={"url": str(place / "d")})
+        code, _, err = finish(start(recipe))
+        assert code == ExitCode.ENVIRONMENT, err
+        # Either the comparison beforehand says how much is missing, or the file system does in the middle.
+        assert "are free" in err or "space" in err.lower()
+        subprocess.run(["mount", "-o", "remount,size=50m", str(place)], check=True)
+        code, _, err = finish(start(recipe))
+        assert code == ExitCode.FRAMES_FAILED, err
+        same(undisturbed, contents(str(place / "d")))
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ END = START + np.timedelta64(3600, "s")
 STEP = np.timedelta64(360, "s")
 
 
+@lru_cache
 def frame_file(slot: int, channel: str = "171A") -> bytes:
     return level1_fits(
         SimulationConfig(pixels=64, jitter_s=0),

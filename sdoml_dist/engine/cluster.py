@@ -43,6 +43,7 @@ logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
 from sdoml_dist.plan import Plan  # noqa: E402
+from sdoml_dist.report.text import human_bytes  # noqa: E402
 from sdoml_dist.store.storage import local_path  # noqa: E402
 
 __all__ = ["Cluster", "connect", "preflight", "ray"]
@@ -169,10 +170,6 @@ def _describe(private: bool) -> Cluster:
     return Cluster(private, sum(cpus), sum(memory), max(cpus), max(memory), tuple(n["NodeID"] for n in nodes))
 
 
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:.1f} GB"
-
-
 def preflight(plan: Plan, cluster: Cluster, pending_frames: int) -> int:
     """Compare what the plan demands with what is there, before anything starts.
 
@@ -203,8 +200,8 @@ def preflight(plan: Plan, cluster: Cluster, pending_frames: int) -> int:
         )
     if cluster.largest_node_memory_bytes < memory:
         problems.append(
-            f"  an actor takes {_gigabytes(memory)} of memory ({plan.recipe.shard_slots} images per shard), the "
-            f"largest node offers {_gigabytes(cluster.largest_node_memory_bytes)}: lower chunking.shard_slots "
+            f"  an actor takes {human_bytes(memory)} of memory ({plan.recipe.shard_slots} images per shard), the "
+            f"largest node offers {human_bytes(cluster.largest_node_memory_bytes)}: lower chunking.shard_slots "
             "(in a new dataset), or set resources.memory_per_actor"
         )
     problems += _storage_problems(plan, cluster, pending_frames)
@@ -227,7 +224,7 @@ def _storage_problems(plan: Plan, cluster: Cluster, pending_frames: int) -> list
     needed = int(estimate.stored_bytes * pending_frames / max(estimate.frames, 1))
     free = shutil.disk_usage(_existing_parent(folder)).free
     if free < needed:
-        problems.append(f"  {folder} needs about {_gigabytes(needed)} more, {_gigabytes(free)} are free")
+        problems.append(f"  {folder} needs about {human_bytes(needed)} more, {human_bytes(free)} are free")
     if len(cluster.nodes) > 1:
         problems += _unshared(folder, cluster)
     return problems
