@@ -20,7 +20,7 @@ def main() -> None:
         recipe = parse_recipe(
             {
                 "name": "engine",
-                "period": {"start": "2011-02-15", "end": "2011-02-17"},
+                "period": {"start": "2011-02-15", "end": "2011-02-16"},
                 "cadence": "12min",
                 "tolerance": "1min",
                 "channels": ["171A", "304A"],
