@@ -1,10 +1,13 @@
-"""Write local files so that readers see the old or the new one, never a half."""
+"""Write files and objects so that readers see the old or the new one, never a half."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -19,3 +22,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(filesystem: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write a file of any fsspec file system; object stores show an object only when it is whole."""
+    if isinstance(filesystem, LocalFileSystem):
+        write_atomic(Path(path), data)
+    else:
+        filesystem.pipe_file(path, data)

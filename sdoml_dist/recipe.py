@@ -156,6 +156,8 @@ class Network(Section):
     """Time to connect."""
     read_timeout_s: float = Field(60.0, gt=0)
     """Longest silence in the middle of an answer."""
+    total_timeout_s: float = Field(900.0, gt=0)
+    """Longest time for one attempt at one file, however slowly it trickles in."""
 
 
 class FilesConfig(Section):
@@ -176,6 +178,9 @@ class FilesConfig(Section):
     """Regular expression for ``index: name`` with groups ``time`` (YYYYmmdd_HHMM[SS], UTC) and ``wavelength``."""
     index_cache: str | None = None
     """Where the index is kept as Parquet. By default ``<store>/sdoml/index``."""
+    verify_etag: bool = True
+    """Take an object's ETag as its MD5 sum where it looks like one. Buckets that encrypt by KMS or a customer's key
+    need ``false``: their ETags look like sums and are none."""
     storage_options: dict[str, Any] = Field(default_factory=dict)
     """Options for fsspec, for example ``{anon: true}`` or ``{endpoint_url: ...}``. Never put secrets here."""
     network: Network = Network.model_validate({})
@@ -221,6 +226,8 @@ class JsocConfig(Section):
     """Expected size of the images."""
     cache: str | None = None
     """Folder for exported files and the state of exports. By default ``<store>/sdoml/jsoc``."""
+    export_timeout_s: float = Field(6 * 3600.0, gt=0)
+    """How long to wait for one export."""
     network: Network = Network.model_validate({})
 
 

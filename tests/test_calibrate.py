@@ -185,7 +185,10 @@ def test_the_published_v2_procedure() -> None:
     ("change", "status"),
     [
         ({"QUALITY": 1}, FrameStatus.REJECTED_QUALITY),
-        ({"QUALITY": 1 << 17}, FrameStatus.REJECTED_ECLIPSE),
+        ({"QUALITY": 1 << 13}, FrameStatus.REJECTED_ECLIPSE),
+        ({"QUALITY": 1 << 23}, FrameStatus.REJECTED_ECLIPSE),
+        ({"QUALITY": 1 << 16}, FrameStatus.REJECTED_QUALITY),
+        ({"QUALITY": 1 << 17}, FrameStatus.REJECTED_QUALITY),
         ({"ACS_ECLP": "YES"}, FrameStatus.REJECTED_ECLIPSE),
         ({"EXPTIME": -1.0}, FrameStatus.REJECTED_EXPOSURE),
         ({"EXPTIME": float("nan")}, FrameStatus.FAILED_KEYWORD),

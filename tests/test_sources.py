@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import socket
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from sdoml_dist.errors import EnvironmentFault, UsageError
 from sdoml_dist.pipelines.prefetch import prefetch
@@ -19,6 +24,7 @@ from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import utc_to_tai
+from sdoml_dist.sources import files
 from sdoml_dist.sources.download import fetch_bytes, public_url
 from sdoml_dist.sources.files import FilesSource
 from sdoml_dist.sources.jsoc import JsocSource
@@ -206,6 +212,151 @@ def test_downloads_that_stay_wrong_have_their_status(jsoc: Jsoc, tmp_path: Path)
     assert public_url("https://user:secret@host/a?token=b") == "https://host/a"
 
 
+def test_a_file_that_changes_during_a_download_is_never_joined_from_two(jsoc: Jsoc) -> None:
+    path = "/data/aia/synoptic/2011/02/15/H0000/AIA20110215_0006_0171.fits"
+    old, new = frame_file(1), frame_file(2)
+    jsoc.tree[path], jsoc.cut = old, 1
+    data = fetch_bytes(jsoc.url + path, QUICK, sleep=lambda _: jsoc.tree.update({path: new}))
+    assert data == new != old
+
+
+def test_servers_that_fall_silent_or_trickle_cost_a_bounded_time(jsoc: Jsoc) -> None:
+    url = f"{jsoc.url}/data/aia/synoptic/2011/02/15/H0000/AIA20110215_0006_0171.fits"
+    patient = QUICK.model_copy(update={"read_timeout_s": 0.3})
+    jsoc.silent = 2
+    assert fetch_bytes(url, patient) == frame_file(1)
+    hasty = patient.model_copy(update={"total_timeout_s": 0.4, "retries": 1})
+    jsoc.trickle_s = 0.05
+    started = time.monotonic()
+    with pytest.raises(FrameError, match="bytes in 0.4 s") as caught:
+        fetch_bytes(url, hasty)
+    assert caught.value.status is FrameStatus.FAILED_DOWNLOAD
+    assert time.monotonic() - started < 3
+
+
+def test_silent_jsoc_is_asked_again(jsoc: Jsoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 0.5)
+    jsoc.silent = 1
+    assert len(jsoc_source(jsoc, tmp_path).candidates("171A", START, END)) == 10
+
+
+def test_recent_days_are_asked_about_again(jsoc: Jsoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day that JSOC may still add to is asked about again after an hour, until the answer is final."""
+    source = jsoc_source(jsoc, tmp_path)
+    rows = jsoc.records["aia.lev1_euv_12s", 171]
+    last = rows.pop()
+    observed = (START - np.datetime64(0, "s")) / np.timedelta64(1, "s")
+    clock = [observed + 86400.0]
+    monkeypatch.setattr("sdoml_dist.sources.jsoc.time.time", lambda: clock[0])
+    assert len(source.candidates("171A", START, END)) == 9
+    rows.append(last)
+    clock[0] += 1800
+    assert len(source.candidates("171A", START, END)) == 9
+    clock[0] += 3600
+    assert len(source.candidates("171A", START, END)) == 10
+    clock[0] += 100 * 86400
+    source.candidates("171A", START, END)
+    asked = jsoc.requests["rs_list"]
+    clock[0] += 100 * 86400
+    source.candidates("171A", START, END)
+    assert jsoc.requests["rs_list"] == asked
+
+
+def test_one_export_for_the_frames_of_a_unit(jsoc: Jsoc, tmp_path: Path) -> None:
+    source = jsoc_source(jsoc, tmp_path)
+    records = source.candidates("171A", START, END)[4:8]
+    source.stage(records)
+    assert len(jsoc.exports) == 1
+    assert [source.fetch(record) for record in records] == [frame_file(slot) for slot in range(4, 8)]
+    assert len(jsoc.exports) == 1
+
+
+def test_files_of_a_web_server(jsoc: Jsoc, tmp_path: Path) -> None:
+    for slot in range(3):
+        jsoc.tree[f"/archive/2011/AIA20110215_{6 * slot:06d}_0171.fits"] = frame_file(slot)
+    config = FilesConfig.model_validate(
+        {"kind": "files", "url": f"{jsoc.url}/archive/", "pixels": 64, "network": NETWORK}
+    )
+    source = FilesSource(config, str(tmp_path / "index"))
+    source.prepare(["171A"], START, END)
+    records = source.candidates("171A", START, END)
+    assert [record.time for record in records] == [START + slot * STEP for slot in range(3)]
+    assert [source.fetch(record) for record in records] == [frame_file(slot) for slot in range(3)]
+    # A file that is replaced has another ETag, so its header is read again.
+    jsoc.tree["/archive/2011/AIA20110215_000000_0171.fits"] = frame_file(5)
+    source.prepare(["171A"], START, END)
+    assert [record.time for record in source.candidates("171A", START, END)] == [
+        START + slot * STEP for slot in (1, 2, 5)
+    ]
+
+
+def test_a_place_that_fails_in_the_middle_keeps_the_headers_that_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for slot in range(4):
+        (folder / f"{slot}.fits").write_bytes(frame_file(slot))
+    network = NETWORK | {"retries": 1, "concurrency": 1}
+    config = FilesConfig.model_validate({"kind": "files", "url": str(folder), "pixels": 64, "network": network})
+    source = FilesSource(config, str(tmp_path / "index"))
+    read: list[str] = []
+    cat = LocalFileSystem.cat_file
+
+    def failing(self: LocalFileSystem, path: str, *rest: Any, **options: Any) -> bytes:
+        if path.endswith(".fits"):
+            read.append(Path(path).name)
+            if len(read) > 2 and not healthy:
+                raise ConnectionError("gone")
+        return cat(self, path, *rest, **options)
+
+    healthy = False
+    monkeypatch.setattr(LocalFileSystem, "cat_file", failing)
+    with pytest.raises(EnvironmentFault, match=r"ConnectionError: gone \(2 attempts\)"):
+        source.prepare(["171A"], START, END)
+    healthy = True
+    read.clear()
+    source.prepare(["171A"], START, END)
+    assert read == ["2.fits", "3.fits"]
+    assert len(source.candidates("171A", START, END)) == 4
+
+
+class CountingFile(io.FileIO):
+    """A file that counts what is read of it."""
+
+    total = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        CountingFile.total += len(data)
+        return data
+
+
+def test_the_index_reads_only_what_a_unit_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's reads and memory must not grow with the archive."""
+    config = FilesConfig.model_validate({"kind": "files", "url": str(tmp_path), "index": "name"})
+    source = FilesSource(config, str(tmp_path / "index"))
+    count = 200_000
+    times = np.datetime64("2010-06-01", "ns") + np.arange(count) * np.timedelta64(360, "s")
+    tables = []
+    for channel in ("171A", "304A"):
+        columns = {
+            "channel": [channel] * count, "time": times, "path": [f"{channel}/{index:09d}.fits" for index in range(count)],
+            "size": [8_000_000] * count, "checksum": [None] * count, "quality": [0] * count, "version": [""] * count,
+            "state": ["x"] * count, "problem": [None] * count,
+        }  # fmt: skip
+        columns["time"] = pa.array(times).cast(pa.timestamp("ns", tz="UTC"))
+        tables.append(pa.table(columns, schema=files._SCHEMA))
+    source._write_index(pa.concat_tables(tables), [])
+    monkeypatch.setattr(LocalFileSystem, "open", lambda self, path, mode: CountingFile(path, mode))
+    day = np.datetime64("2011-02-15", "ns")
+    records = source.candidates("304A", day, day + np.timedelta64(1, "D"))
+    assert len(records) == 240
+    assert {record.locator[:5] for record in records} == {"304A/"}
+    assert records[0].time == day
+    assert 0 < CountingFile.total < Path(source.index_url).stat().st_size / 5
+
+
 @pytest.mark.parametrize("index", ["header", "name"])
 def test_files_are_indexed_once(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a"
@@ -250,3 +401,7 @@ def test_files_in_a_bucket(s3_server: str, tmp_path: Path) -> None:
     with pytest.raises(FrameError) as caught:
         source.fetch(records[1])
     assert caught.value.status is FrameStatus.FAILED_CHECKSUM
+    # ETags of encrypted objects are no MD5 sums, whatever they look like.
+    unsummed = FilesSource(config.model_copy(update={"verify_etag": False}), "s3://sdoml/index2", options)
+    unsummed.prepare(["171A"], START, END)
+    assert [record.checksum for record in unsummed.candidates("171A", START, END)] == [None]

@@ -12,7 +12,6 @@ from sdoml_dist.pipelines.tables import prefetch_tables
 from sdoml_dist.plan import Plan, unit_times
 from sdoml_dist.recipe import FilesConfig, Recipe, SimulatorConfig, SynopticConfig
 from sdoml_dist.solar.status import FrameError
-from sdoml_dist.sources.jsoc import JsocSource
 from sdoml_dist.sources.make import make_source
 
 
@@ -51,9 +50,12 @@ def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
         candidates = source.candidates(unit.channel, times[0] - tolerance, times[-1] + tolerance + margin)
         chosen = [record for record in choose_frames(candidates, times, recipe.tolerance) if record is not None]
         good = [record for record in chosen if not record.quality]
-        if isinstance(source, JsocSource):
-            source.export(good)
         missing = 0
+        try:
+            source.stage(good)
+        except FrameError as error:
+            yield f"{unit.unit_id}: {error.detail}"
+            continue
         for record in good:
             try:
                 source.fetch(record)

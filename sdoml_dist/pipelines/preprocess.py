@@ -161,6 +161,15 @@ class Preprocessor:
                 yield _Outcome(error.status, detail=error.detail)
             return
         chosen = choose_frames(candidates, times, self.recipe.tolerance)
+        try:
+            self.source.stage([record for record in chosen if record is not None and not record.quality])
+        except FrameError as error:
+            for record in chosen:
+                if record is not None and not record.quality:
+                    yield _Outcome(error.status, record, detail=error.detail)
+                else:
+                    yield self._outcome(channel, record, None)
+            return
         with ThreadPoolExecutor(_LOOKAHEAD, thread_name_prefix="fetch") as pool:
             fetched: dict[int, Future[bytes]] = {}
             for row, record in enumerate(chosen):

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-# AIA/SDO FITS Keyword Document (JSOC, AIA02840), keyword QUALITY: bits that concern the Sun being covered. All other
-# bits reject a frame as well; they only have no name here.
-ECLIPSE_BITS = (1 << 16) | (1 << 17)
+ECLIPSE_BIT = 13
+"""Bit of the level-1 QUALITY that repeats ``ACS_ECLP == 'YES'``."""
+LUNAR_TRANSIT_BIT = 23
+"""Bit of the level-1 QUALITY that says that the Moon crosses the field of view (HMI sets it)."""
+NEAR_REAL_TIME_BIT = 30
+"""Bit of the level-1 QUALITY of a frame that was processed at once and will be processed again."""
+
+# JSOC's level-1 processing (lm-jps/proj, lev0/apps/quallev1.h). All other bits reject a frame as well; they only have
+# no name here.
+_COVERED = (1 << ECLIPSE_BIT) | (1 << LUNAR_TRANSIT_BIT)
 
 
 def in_eclipse(header: dict[str, Any]) -> bool:
@@ -14,7 +21,7 @@ def in_eclipse(header: dict[str, Any]) -> bool:
     flag = header.get("ACS_ECLP")
     flagged = flag.strip().upper() in ("YES", "T") if isinstance(flag, str) else bool(flag)
     quality = header.get("QUALITY")
-    return flagged or (isinstance(quality, int) and bool(quality & ECLIPSE_BITS))
+    return flagged or (isinstance(quality, int) and bool(quality & _COVERED))
 
 
 def bits(quality: int) -> list[int]:

@@ -23,7 +23,7 @@ class FrameStatus(IntEnum):
     REJECTED_QUALITY = 20
     """QUALITY is not 0."""
     REJECTED_ECLIPSE = 21
-    """The Earth or the Moon covers the Sun (ACS_ECLP, or bit 16 or 17 of QUALITY)."""
+    """The Earth or the Moon covers the Sun (ACS_ECLP, or bit 13 or 23 of QUALITY)."""
     REJECTED_EXPOSURE = 22
     """EXPTIME is not positive or outside the recipe's limits."""
     REJECTED_CHANNEL = 23

@@ -55,6 +55,15 @@ class Source(Protocol):
     def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
         """List the frames of a channel with ``start <= time < end`` (UTC), sorted by time, then version."""
 
+    def stage(self, records: Sequence[FrameRecord]) -> None:
+        """Announce the frames that will be fetched, for sources that deliver many at once. Idempotent.
+
+        Raises
+        ------
+        sdoml_dist.solar.status.FrameError
+            FAILED_DOWNLOAD if none of them will come.
+        """
+
     def fetch(self, record: FrameRecord) -> bytes:
         """Return the bytes of a frame, verified against its size and checksum.
 

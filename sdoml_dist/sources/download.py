@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import requests
+import urllib3
 
 from sdoml_dist.recipe import Network
 from sdoml_dist.solar.status import FrameError, FrameStatus
@@ -22,10 +25,21 @@ _TRANSIENT = (408, 425, 429)
 _LONGEST_RETRY_AFTER_S = 600.0
 
 
-class _Transient(Exception):
-    """Worth another attempt; carries how long the server asked to wait."""
+@dataclass(frozen=True)
+class _Part:
+    """The beginning of a file, and the name that the server gave to this state of it (a strong ETag, else its date)."""
 
-    def __init__(self, text: str, wait_s: float | None = None, kept: bytes = b"") -> None:
+    data: bytes = b""
+    validator: str | None = None
+
+
+_NOTHING = _Part()
+
+
+class _Transient(Exception):
+    """Worth another attempt; carries how long the server asked to wait, and what has arrived."""
+
+    def __init__(self, text: str, wait_s: float | None = None, kept: _Part = _NOTHING) -> None:
         super().__init__(text)
         self.wait_s, self.kept = wait_s, kept
 
@@ -63,12 +77,26 @@ def _retry_after(response: requests.Response) -> float | None:
     return min(max(wait, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
-def _http(url: str, network: Network, kept: bytes) -> bytes:
-    """Read a URL once, going on after `kept` bytes if the server can; raises _Transient with what has arrived."""
+def _validator(response: requests.Response) -> str | None:
+    """Return what identifies this state of a file in If-Range (RFC 9110, 13.1.5): weak ETags do not."""
+    etag = response.headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _continues(response: requests.Response, kept: _Part) -> bool:
+    """Whether a partial answer goes on exactly where `kept` ends."""
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return response.status_code == 206 and match is not None and int(match[1]) == len(kept.data)
+
+
+def _http(url: str, network: Network, kept: _Part) -> bytes:
+    """Read a URL once, going on after `kept` if the server still has that file; raises _Transient with what arrived."""
     headers = {"Accept-Encoding": "identity"}
-    if kept:
-        headers["Range"] = f"bytes={len(kept)}-"
+    if kept.data and kept.validator:
+        headers |= {"Range": f"bytes={len(kept.data)}-", "If-Range": kept.validator}
     received = bytearray()
+    validator = None
+    deadline = time.monotonic() + network.total_timeout_s
     try:
         with requests.get(
             url, headers=headers, stream=True, timeout=(network.connect_timeout_s, network.read_timeout_s)
@@ -82,15 +110,25 @@ def _http(url: str, network: Network, kept: bytes) -> bytes:
                 raise _Transient(f"HTTP {code}", _retry_after(response), kept)
             if code >= 400:
                 raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"{public_url(url)}: HTTP {code}")
-            received += kept if code == 206 else b""
-            announced = response.headers.get("Content-Length")
+            validator = _validator(response)
+            if code == 206:
+                if not _continues(response, kept):
+                    raise _Transient("the server answered with another part of the file than was asked for")
+                received += kept.data
+            announced = None if response.headers.get("Content-Encoding") else response.headers.get("Content-Length")
             total = None if announced is None else len(received) + int(announced)
-            for block in response.iter_content(_BLOCK):
+            # read1 returns what has come, so that a trickle meets the deadline.
+            while block := response.raw.read1(_BLOCK, decode_content=True):
                 received += block
+                if time.monotonic() > deadline:
+                    text = f"{len(received)} bytes in {network.total_timeout_s:g} s"
+                    raise _Transient(text, None, _Part(bytes(received), validator))
             if total is not None and len(received) != total:
-                raise _Transient(f"the connection ended after {len(received)} of {total} bytes", None, bytes(received))
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _Transient(type(error).__name__, None, bytes(received) or kept) from None
+                text = f"the connection ended after {len(received)} of {total} bytes"
+                raise _Transient(text, None, _Part(bytes(received), validator))
+    except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+        arrived = _Part(bytes(received), validator) if received else kept
+        raise _Transient(type(error).__name__, None, arrived) from None
     except requests.RequestException as error:
         raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"{public_url(url)}: {type(error).__name__}") from None
     return bytes(received)
@@ -147,7 +185,7 @@ def fetch_bytes(
         MISSING_AT_SOURCE, FAILED_DOWNLOAD after the last attempt, or FAILED_CHECKSUM if what arrives stays wrong.
     """
     pause = pauses(network)
-    kept, reason, status = b"", "", FrameStatus.FAILED_DOWNLOAD
+    kept, reason, status = _NOTHING, "", FrameStatus.FAILED_DOWNLOAD
     remote = url.startswith(("http://", "https://"))
     for failures in range(1, network.retries + 2):
         try:
@@ -159,10 +197,9 @@ def fetch_bytes(
             wrong = check(data, size, checksum)
             if wrong is None:
                 return data
-            kept, reason, status, wait = b"", wrong, FrameStatus.FAILED_CHECKSUM, None
+            kept, reason, status, wait = _NOTHING, wrong, FrameStatus.FAILED_CHECKSUM, None
             if not remote and "://" not in url:
                 break
         if failures <= network.retries:
             sleep(pause(failures) if wait is None else wait)
-    attempts = failures if status is FrameStatus.FAILED_CHECKSUM and not remote else network.retries + 1
-    raise FrameError(status, f"{public_url(url)}: {reason} ({attempts} attempts)")
+    raise FrameError(status, f"{public_url(url)}: {reason} ({failures} attempts)")

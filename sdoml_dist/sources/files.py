@@ -6,16 +6,18 @@ import hashlib
 import io
 import logging
 import re
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.recipe import FilesConfig
 from sdoml_dist.solar.calibrate import observation_time
@@ -24,7 +26,7 @@ from sdoml_dist.solar.keywords import number
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.solar.times import parse_fits_time
 from sdoml_dist.sources.base import FrameRecord
-from sdoml_dist.sources.download import fetch_bytes
+from sdoml_dist.sources.download import fetch_bytes, pauses
 from sdoml_dist.sources.fits import read_header
 
 logger = logging.getLogger("sdoml")
@@ -46,6 +48,10 @@ _SCHEMA = pa.schema(
         ("problem", pa.string()),
     ]
 )
+_RECORD_COLUMNS = ["time", "path", "size", "checksum", "quality", "version"]
+_ROWS_PER_GROUP = 20_000
+_UNSETTLED = "unsettled"
+"""State of a file that could not be opened: it is tried again next time."""
 
 
 class FilesSource:
@@ -80,6 +86,10 @@ class FilesSource:
                     "Correct source.url, or make the files there (a simulated mission: 'sdoml simulate').",
                 )
             found = filesystem.glob(f"{root}/{self.config.glob}", detail=True)
+            if self.config.url.startswith(("http://", "https://")):
+                # A web server's listing gives names only: each file's size and ETag must be asked for.
+                with ThreadPoolExecutor(self.config.network.concurrency) as pool:
+                    found = dict(zip(found, pool.map(filesystem.info, found), strict=True))
         except EnvironmentFault:
             raise
         except Exception as error:
@@ -101,48 +111,61 @@ class FilesSource:
         EnvironmentFault
             If the files cannot be listed or the index cannot be written.
         """
-        known = {row["path"]: row for row in self.read_index().to_pylist()} if self._has_index() else {}
-        rows: list[dict[str, Any]] = []
+        before = self.read_index() if self._has_index() else _SCHEMA.empty_table()
+        known = {
+            (path, state): row
+            for row, (path, state) in enumerate(zip(_strings(before, "path"), _strings(before, "state"), strict=True))
+        }
+        kept: list[int] = []
         fresh: list[tuple[str, dict[str, Any], str]] = []
         for path, details in self._listing():
             state = "|".join(str(details.get(key)) for key in ("size", "mtime", "ETag", "LastModified", "created"))
-            before = known.get(path)
-            if before is not None and before["state"] == state:
-                rows.append(before)
-            else:
+            place = known.get((path, state))
+            if place is None:
                 fresh.append((path, details, state))
+            else:
+                kept.append(place)
+        if not fresh and len(kept) == before.num_rows and self._has_index():
+            return
+        rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(self.config.network.concurrency) as pool:
-            rows += pool.map(lambda item: self._look_into(*item), fresh)
+            try:
+                rows.extend(pool.map(lambda item: self._look_into(*item), fresh))
+            finally:
+                pool.shutdown(cancel_futures=True)
+                self._write_index(before.take(pa.array(kept, pa.int64())), rows)
         lost = [row for row in rows if row["channel"] is None]
         if lost:
             logger.warning(
-                "%d of %d files cannot be placed in time and are left out; the first: %s: %s",
+                "%d of %d new files cannot be placed in time and are left out; the first: %s: %s",
                 len(lost), len(rows), lost[0]["path"], lost[0]["problem"],
             )  # fmt: skip
-        rows.sort(key=lambda row: (row["channel"] or "", str(row["time"]), row["version"], row["path"]))
+
+    def _write_index(self, kept: pa.Table, rows: list[dict[str, Any]]) -> None:
+        table = pa.concat_tables([kept, pa.Table.from_pylist(rows, _SCHEMA)])
+        order = [(name, "ascending") for name in ("channel", "time", "version", "path")]
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), buffer, row_group_size=50_000)
+        pq.write_table(table.sort_by(order), buffer, row_group_size=_ROWS_PER_GROUP)
         filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
-        filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        temporary = f"{target}.new"
-        filesystem.pipe_file(temporary, buffer.getvalue())
-        filesystem.mv(temporary, target)
-        _load_index.cache_clear()
+        put(filesystem, target, buffer.getvalue())
 
     def _look_into(self, path: str, details: dict[str, Any], state: str) -> dict[str, Any]:
         """Return a file's row of the index."""
         etag = str(details.get("ETag", "")).strip('"')
+        summed = self.config.verify_etag and self.config.url.startswith("s3://") and _MD5.match(etag)
         row: dict[str, Any] = {
             "channel": None, "time": None, "path": path, "size": details.get("size"), "quality": None, "version": "",
-            "checksum": f"md5:{etag}" if _MD5.match(etag) else None, "state": state, "problem": None,
+            "checksum": f"md5:{etag}" if summed else None, "state": state, "problem": None,
         }  # fmt: skip
         try:
             if self.config.index == "header":
                 self._by_header(row)
             else:
                 self._by_name(row)
-        except (FrameError, ValueError) as error:
-            row["problem"] = str(error)
+        except (FrameError, ValueError, FileNotFoundError, PermissionError) as error:
+            row["problem"] = f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError):
+                row["state"] = _UNSETTLED
             if self.config.index == "header":
                 # A file that cannot be read but whose name says when and what it is becomes a failed frame in its slot.
                 try:
@@ -151,10 +174,37 @@ class FilesSource:
                     logger.debug("%s has no telling name either", path)
         return row
 
-    def _by_header(self, row: dict[str, Any]) -> None:
+    def _beginning(self, path: str) -> bytes:
+        """Return the first bytes of a file, where its header is.
+
+        Raises
+        ------
+        FileNotFoundError, PermissionError
+            If just this file cannot be read.
+        EnvironmentFault
+            If the place does not answer after all retries. The index would be wrong without the file.
+        """
         filesystem, root = fsspec.core.url_to_fs(self.config.url, **self.config.storage_options)
-        start = filesystem.cat_file(f"{root.rstrip('/')}/{row['path']}", start=0, end=_HEADER_BYTES)
-        header = read_header(start)
+        network = self.config.network
+        pause = pauses(network)
+        for failures in range(1, network.retries + 2):
+            try:
+                start: bytes = filesystem.cat_file(f"{root.rstrip('/')}/{path}", start=0, end=_HEADER_BYTES)
+                return start
+            except Exception as error:
+                if isinstance(error, FileNotFoundError | PermissionError):
+                    raise
+                problem = error
+            if failures <= network.retries:
+                time.sleep(pause(failures))
+        raise EnvironmentFault(
+            f"{self.config.url}: {path} cannot be read: {type(problem).__name__}: {problem} ({failures} attempts)",
+            "The index needs the header of every file.",
+            "Try again later; headers that were read are kept.",
+        )
+
+    def _by_header(self, row: dict[str, Any]) -> None:
+        header = read_header(self._beginning(row["path"]))
         wavelength = number(header.get("WAVELNTH"))
         name = _CHANNEL_BY_WAVELENGTH.get(int(wavelength or 0))
         if name is None:
@@ -182,18 +232,27 @@ class FilesSource:
         return bool(filesystem.exists(target))
 
     def read_index(self) -> pa.Table:
-        """Return the index as it was last written."""
+        """Return the index as it was last written, sorted by channel, time, version and path."""
         filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
         return pq.read_table(io.BytesIO(filesystem.cat_file(target)))
 
     def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
-        """List the files of a channel with ``start <= time < end``, sorted by time, then version."""
-        rows = _load_index(self).get(channel)
-        if rows is None:
-            return []
-        times, records = rows
-        low, high = np.searchsorted(times, [start, end])
-        return records[low:high]
+        """List the files of a channel with ``start <= time < end``, sorted by time, then version.
+
+        Only those row groups of the index are read that can hold them, so that a worker's memory does not grow with
+        the number of files.
+        """
+        filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
+        low, high = (pa.scalar(_utc(moment), pa.timestamp("ns", tz="UTC")) for moment in (start, end))
+        wanted = (pc.field("channel") == channel) & (pc.field("time") >= low) & (pc.field("time") < high)
+        with filesystem.open(target, "rb") as file:
+            table = pq.read_table(file, columns=_RECORD_COLUMNS, filters=wanted)
+        times = table["time"].cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False)
+        columns = [table[name].to_pylist() for name in _RECORD_COLUMNS if name != "time"]
+        return [FrameRecord(channel, moment, *rest) for moment, *rest in zip(times, *columns, strict=True)]
+
+    def stage(self, records: Sequence[FrameRecord]) -> None:
+        """Nothing to do: files are fetched one by one."""
 
     def fetch(self, record: FrameRecord) -> bytes:
         """Return the bytes of a file."""
@@ -205,25 +264,10 @@ class FilesSource:
         )  # fmt: skip
 
 
-def _utc(time: np.datetime64) -> Any:
-    return int(time.astype("datetime64[ns]").astype(np.int64))
+def _utc(moment: np.datetime64) -> int:
+    return int(moment.astype("datetime64[ns]").astype(np.int64))
 
 
-_Index = dict[str, tuple[np.ndarray, list[FrameRecord]]]
-
-
-@lru_cache(maxsize=2)
-def _load_index(source: FilesSource) -> _Index:
-    """Read an index once per process and source: times and records by channel, in order of time."""
-    table = source.read_index()
-    columns = {name: table[name].to_pylist() for name in ("channel", "path", "size", "checksum", "quality", "version")}
-    times = table["time"].cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False)
-    found: dict[str, list[FrameRecord]] = {}
-    for time, name, *rest in zip(times, *columns.values(), strict=True):
-        if name is not None:
-            found.setdefault(name, []).append(FrameRecord(name, time, *rest))
-    index: _Index = {}
-    for name, records in found.items():
-        records.sort(key=lambda record: (record.time, record.version, record.locator))
-        index[name] = np.array([record.time for record in records], "datetime64[ns]"), records
-    return index
+def _strings(table: pa.Table, name: str) -> list[str]:
+    values: list[str] = table[name].to_pylist()
+    return values

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 from drms.config import ServerConfig
 
+from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, UsageError
 from sdoml_dist.recipe import JsocConfig
 from sdoml_dist.solar.channels import AIA
@@ -36,6 +38,10 @@ _KEYS = ["T_REC", "T_OBS", "QUALITY", "DATE", "*recnum*"]
 _DAY = np.timedelta64(86400, "s")
 _MOST_FRAMES_PER_EXPORT = 500
 _REGISTER = "Register it at http://jsoc.stanford.edu/ajax/register_email.html and set JSOC_EMAIL or source.email."
+_SETTLED_DAYS = 90
+"""After so many days a day's records are taken as final; JSOC reprocesses AIA level 1 some days after the observation."""
+_FRESH_S = 3600.0
+"""How long an answer about a day that may still change is used."""
 _EXPIRED = 6
 """Status of an export request that JSOC does not know (any more)."""
 
@@ -89,10 +95,7 @@ class JsocSource:
 
     def _save(self, name: str, data: bytes) -> None:
         filesystem, path = self._file(name)
-        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        temporary = f"{path}.{os.getpid()}.new"
-        filesystem.pipe_file(temporary, data)
-        filesystem.mv(temporary, path)
+        put(filesystem, path, data)
 
     def _series(self, channel: str) -> str:
         return self.config.series.get(channel, AIA[channel].series)
@@ -142,10 +145,14 @@ class JsocSource:
             self._day(channel, start.astype("datetime64[D]"))
 
     def _day(self, channel: str, day: np.datetime64) -> pd.DataFrame:
-        """Return the records of one UTC day, asked for once."""
+        """Return the records of one UTC day: asked for once if the day is long past, else once an hour."""
         name = f"records/{self._series(channel)}/{AIA[channel].wavelength_angstrom}/{day}.parquet"
         if (data := self._load(name)) is not None:
-            return pd.read_parquet(io.BytesIO(data))
+            table = pd.read_parquet(io.BytesIO(data))
+            settled = (day + _SETTLED_DAYS).astype("datetime64[s]").astype(float)
+            asked = float(table.attrs.get("asked_unix_s", 0.0))
+            if asked > settled or time.time() - asked < _FRESH_S:
+                return table
         first = day.astype("datetime64[ns]")
         length = int((utc_to_tai(first + _DAY) - utc_to_tai(first)) / np.timedelta64(1, "s"))
         query = f"{self._series(channel)}[{_tai(first)}/{length}s][{AIA[channel].wavelength_angstrom}]"
@@ -165,6 +172,7 @@ class JsocSource:
                 }
             )
         table = pd.DataFrame(rows, columns=["time", "record", "quality", "version"])
+        table.attrs["asked_unix_s"] = time.time()
         buffer = io.BytesIO()
         table.to_parquet(buffer)
         self._save(name, buffer.getvalue())
@@ -202,6 +210,19 @@ class JsocSource:
         safe = moment.rstrip("]").replace(":", "").replace(".", "")
         return f"files/{series}/{AIA[record.channel].wavelength_angstrom}/{safe}.fits"
 
+    def stage(self, records: Sequence[FrameRecord]) -> None:
+        """Export the records into the cache, with as few requests as their spacing allows.
+
+        Raises
+        ------
+        FrameError
+            FAILED_DOWNLOAD if JSOC does not deliver.
+        """
+        try:
+            self.export(records)
+        except EnvironmentFault as error:
+            raise FrameError(FrameStatus.FAILED_DOWNLOAD, error.what) from None
+
     def fetch(self, record: FrameRecord) -> bytes:
         """Return a file: from the cache, or by an export of this one record.
 
@@ -212,10 +233,7 @@ class JsocSource:
         """
         data = self._load(self._cached(record))
         if data is None:
-            try:
-                self.export([record])
-            except EnvironmentFault as error:
-                raise FrameError(FrameStatus.FAILED_DOWNLOAD, error.what) from None
+            self.stage([record])
             data = self._load(self._cached(record))
         if data is None:
             raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"JSOC exported no file for {record.locator}")
@@ -259,10 +277,17 @@ class JsocSource:
             )
             self._save(state_name, json.dumps({"query": query, "requestid": request.id}).encode())
         network = self.config.network
-        for polls in range(10_000):
+        started = time.monotonic()
+        for polls in itertools.count():
             if self._ask(query, lambda _: request.has_finished()):
                 break
-            time.sleep(min(network.backoff_s * 1.5**polls, 30.0))
+            if time.monotonic() - started > self.config.export_timeout_s:
+                raise EnvironmentFault(
+                    f"JSOC did not finish export {request.id} in {self.config.export_timeout_s:g} s.",
+                    f"It prepares the files of {query}.",
+                    "Repeat the command later: it takes up the same export.",
+                )
+            time.sleep(min(network.backoff_s * 1.5 ** min(polls, 20), 30.0))
         if not request.has_succeeded(skip_update=True):
             self._save(state_name, b"{}")
             raise EnvironmentFault(f"JSOC could not export {query}: status {request.status}", "", "Try again later.")

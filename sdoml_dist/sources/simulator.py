@@ -18,6 +18,7 @@ from sdoml_dist.solar.degradation import DegradationTable
 from sdoml_dist.solar.detector import SATURATION_DN, expose
 from sdoml_dist.solar.geometry import RSUN_REF_M
 from sdoml_dist.solar.orbit import AU_M, eclipsed, ephemeris
+from sdoml_dist.solar.quality import ECLIPSE_BIT, NEAR_REAL_TIME_BIT
 from sdoml_dist.solar.scene import SunModel, flare_level
 from sdoml_dist.solar.simulation import FaultKind, SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
@@ -236,7 +237,7 @@ def _header(
         "TRECROUN": 1, "BLD_VERS": "simulated", "LVL_NUM": 1.0, "LUTNOUT": 0, "IMG_TYPE": "LIGHT",
         "EXPTIME": round(exposure, 6), "EXPSDEV": 0.000076, "INT_TIME": round(exposure + 0.27, 6),
         "WAVELNTH": wavelength, "WAVEUNIT": "angstrom", "WAVE_STR": f"{wavelength}_{'THICK' if wavelength > 1000 else 'THIN'}",
-        "FSN": slot // 4 % 10**8, "FID": 0, "QUALLEV0": 0, "QUALITY": 131072 if eclipsed else (1 << 30 if flagged else 0),
+        "FSN": slot // 4 % 10**8, "FID": 0, "QUALLEV0": 0, "QUALITY": eclipsed << ECLIPSE_BIT | flagged << NEAR_REAL_TIME_BIT,
         "TOTVALS": counts.size, "DATAVALS": counts.size, "MISSVALS": 0, "PERCENTD": 100.0,
         "DATAMIN": int(sample.min()), "DATAMAX": int(sample.max()), "DATAMEDN": float(np.median(sample)),
         "DATAMEAN": round(float(sample.mean()), 4), "DATARMS": round(float(deviation), 4),
@@ -353,6 +354,9 @@ class SimulatorSource:
             for frame in frames
             if frame.fault != "missing" and start <= frame.observed < end
         ]
+
+    def stage(self, records: Sequence[FrameRecord]) -> None:
+        """Nothing to do: frames are rendered one by one."""
 
     def fetch(self, record: FrameRecord) -> bytes:
         """Render a frame and return its FITS file."""

@@ -43,6 +43,9 @@ class SynopticSource:
             records.append(FrameRecord(channel, time, f"{day.replace('-', '/')}/H{clock[:2]}00/{name}"))
         return records
 
+    def stage(self, records: Sequence[FrameRecord]) -> None:
+        """Nothing to do: files are fetched one by one."""
+
     def fetch(self, record: FrameRecord) -> bytes:
         """Return the bytes of a file, from the cache if it is there."""
         cached = Path(self.config.cache) / record.locator if self.config.cache else None

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 import fsspec
 import icechunk
 
-from sdoml_dist import atomic
+from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, StoreError
 from sdoml_dist.recipe import Store
 
@@ -105,11 +105,7 @@ def sidecar_filesystem(store: Store) -> tuple[fsspec.AbstractFileSystem, str]:
 def write_atomic(store: Store, name: str, data: bytes) -> None:
     """Write a side file so that readers see the old or the new one, never a half."""
     filesystem, folder = sidecar_filesystem(store)
-    target = join(folder, name)
-    if local_path(store.url) is None:
-        filesystem.pipe_file(target, data)
-        return
-    atomic.write_atomic(Path(target), data)
+    put(filesystem, join(folder, name), data)
 
 
 def environment_fault(error: Exception, store: Store, doing: str) -> EnvironmentFault:

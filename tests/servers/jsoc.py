@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +27,15 @@ class Jsoc:
     """What the server has and how it misbehaves.
 
     ``records`` maps (series, wavelength) to rows of keywords with the file's bytes under ``file``; ``failures`` counts
-    down answers of HTTP 500 per kind of request; ``cut`` counts down downloads that end in the middle.
+    down answers of HTTP 500 per kind of request; ``cut`` counts down downloads that end in the middle; ``silent`` counts
+    down requests that are never answered; with ``trickle_s`` files come byte by byte with that pause.
     """
 
     records: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     cut: int = 0
+    silent: int = 0
+    trickle_s: float = 0.0
     ranges: bool = True
     pending: int = 0
     requests: Counter[str] = field(default_factory=Counter)
@@ -62,12 +67,20 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
+    def do_HEAD(self) -> None:
+        self._file(urlsplit(self.path).path)
+
     def do_GET(self) -> None:
         jsoc = self.jsoc
         parts = urlsplit(self.path)
         options = {name: values[0] for name, values in parse_qs(parts.query).items()}
         kind = options.get("op") or ("check" if "checkAddress" in parts.path else "file")
         jsoc.requests[kind] += 1
+        if jsoc.silent > 0:
+            jsoc.silent -= 1
+            time.sleep(2.0)
+            self.close_connection = True
+            return
         if jsoc.failures[kind] > 0:
             jsoc.failures[kind] -= 1
             self.send_error(500, "the data base is tired")
@@ -104,16 +117,36 @@ class _Handler(BaseHTTPRequestHandler):
         for row in [row for rows in self.jsoc.records.values() for row in rows]:
             if path.startswith("/SUM/") and path.endswith(f"/{row['*recnum*']}.fits"):
                 data = row["file"]
+        inside = sorted({name.removeprefix(f"{path.rstrip('/')}/").split("/")[0] for name in self.jsoc.tree
+                         if name.startswith(f"{path.rstrip('/')}/")})  # fmt: skip
+        if data is None and inside:
+            folders = {name for name in inside if f"{path.rstrip('/')}/{name}" not in self.jsoc.tree}
+            links = "".join(f'<a href="{name}{"/" * (name in folders)}">{name}</a>' for name in inside)
+            self._send(f"<html><body><a href='../'>Parent</a>{links}</body></html>".encode(), "text/html")
+            return
         if data is None:
             self.send_error(404)
             return
-        start = 0
-        asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and self.jsoc.ranges:
-            start = int(asked[1])
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
+        etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        start, end = 0, len(data)
+        asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and self.jsoc.ranges and self.headers.get("If-Range", etag) == etag:
+            start, end = int(asked[1]), min(int(asked[2] or len(data)) + bool(asked[2]), len(data))
+        partial = (start, end) != (0, len(data))
+        self.send_response(206 if partial else 200)
+        self.send_header("Content-Length", str(end - start))
+        self.send_header("ETag", etag)
+        if partial:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.end_headers()
+        if self.command == "HEAD":
+            return
+        data = data[:end]
+        if self.jsoc.trickle_s:
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.jsoc.trickle_s)
+            return
         if self.jsoc.cut > 0:
             self.jsoc.cut -= 1
             self.wfile.write(data[start : start + (len(data) - start) // 2])
@@ -122,9 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[start:])
 
     def _json(self, answer: dict[str, Any]) -> None:
-        data = json.dumps(answer).encode()
+        self._send(json.dumps(answer).encode(), "application/json")
+
+    def _send(self, data: bytes, kind: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
