@@ -228,7 +228,7 @@ def test_servers_that_fall_silent_or_trickle_cost_a_bounded_time(jsoc: Jsoc) -> 
     hasty = patient.model_copy(update={"total_timeout_s": 0.4, "retries": 1})
     jsoc.trickle_s = 0.05
     started = time.monotonic()
-    with pytest.raises(FrameError, match="bytes in 0.4 s") as caught:
+    with pytest.raises(FrameError, match=r"bytes in 0\.4 s") as caught:
         fetch_bytes(url, hasty)
     assert caught.value.status is FrameStatus.FAILED_DOWNLOAD
     assert time.monotonic() - started < 3
