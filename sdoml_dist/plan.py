@@ -12,11 +12,11 @@ import numpy as np
 from sdoml_dist.recipe import Recipe, canonical_json
 from sdoml_dist.solar.times import slot_index, slot_times, year_slots
 
-# Figures of benchmarks/pipeline.py on one core of an AMD EPYC (Zen 3): seconds for one frame from compressed bytes to
-# the written shard, by source pixels; and the size of a stored 512-pixel image over its raw size.
-_SECONDS_PER_SOURCE_PIXEL = 1.1e-8
+# Figures that benchmarks/pipeline.py prints, on one core of an AMD EPYC: seconds for one frame from compressed
+# bytes to the written shard, by source pixels; and the size of a stored image over its raw size.
+_SECONDS_PER_SOURCE_PIXEL = 6.2e-9
 _SECONDS_PER_STORED_BYTE = 5e-9
-_COMPRESSED_FRACTION = 0.75
+_COMPRESSED_FRACTION = 0.85
 _WORKER_BASE_BYTES = 450 * 2**20
 _OBJECTS_PER_UNIT = 3
 

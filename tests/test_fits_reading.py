@@ -83,12 +83,17 @@ def test_real_frames_read_as_by_astropy(real_data: Path) -> None:
         assert read_header(data[: 40 * 2880])["T_OBS"] == header["T_OBS"]
 
 
-def test_a_real_frame_becomes_a_right_map(real_data: Path) -> None:
+def test_a_real_frame_becomes_a_right_map() -> None:
+    """The AIA frame that sunpy packages for tests: level 1, 2011-02-15, resampled to 128 pixels, with its whole header."""
+    import sunpy.data.test
+    import sunpy.map
+
     from sdoml_dist.solar.calibrate import CalibrationTables, calibrate
     from sdoml_dist.solar.channels import AIA
     from sdoml_dist.solar.settings import CalibrationSettings
 
-    image, header = read_fits((real_data / "aia/aia_171_level1_128px.fits").read_bytes())
+    path = Path(sunpy.data.test.rootdir) / "aia_171_level1.fits"
+    image, header = read_fits(path.read_bytes())
     frame = calibrate(image, header, AIA["171A"], CalibrationSettings(pixels=128), CalibrationTables())
     assert frame.keywords["RSUN_OBS"] == pytest.approx(971.8126, abs=1e-3)
     assert str(frame.time)[:19] == "2011-02-15T00:00:01"
@@ -98,11 +103,9 @@ def test_a_real_frame_becomes_a_right_map(real_data: Path) -> None:
     profile = np.array([np.nanmean(frame.image[(radius >= r) & (radius < r + 1)]) for r in range(40, 62)])
     assert 48 <= 40 + int(np.argmax(profile)) <= 53
     # The brightest pixel is where sunpy's Map of the original puts it, within a pixel of 18.7 arcsec.
-    import sunpy.map
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        original = sunpy.map.Map(real_data / "aia/aia_171_level1_128px.fits")
+        original = sunpy.map.Map(path)
         row, column = np.unravel_index(np.argmax(original.data), original.data.shape)
         world = original.pixel_to_world(column * u.pix, row * u.pix)
     row, column = np.unravel_index(np.nanargmax(frame.image), frame.image.shape)

@@ -1,0 +1,198 @@
+"""Several hosts on one machine: each has its own network, process, host-name and mount namespaces.
+
+A power cut is a SIGKILL of the host's first process (the kernel ends all others with it); a silent loss is its link taken
+down. Needs root, iproute2 and util-linux. The hosts share the file system, as compute nodes share a parallel one, except
+for /tmp/ray.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_SUBNET = "10.77.6"
+_HEAD_PORT = 6379
+DASHBOARD_PORT = 8265
+# Losses are noticed within seconds instead of half a minute.
+_QUICK_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+}
+
+
+def _ip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
+
+
+class Hosts:
+    """Hosts 0 to n-1 on one switch; host 0 carries Ray's head."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.tag, self.folder, self.number = "s" + uuid.uuid4().hex[:4], folder, number
+        self._switch = f"{self.tag}sw"
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        _ip("netns", "add", self._switch)
+        _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
+        _ip("-n", self._switch, "link", "set", "br0", "up")
+        for host in range(number):
+            self._add(host)
+
+    def name(self, host: int) -> str:
+        return f"{self.tag}n{host}"
+
+    def address(self, host: int) -> str:
+        return f"{_SUBNET}.{host + 1}"
+
+    @property
+    def ray_address(self) -> str:
+        return f"{self.address(0)}:{_HEAD_PORT}"
+
+    def _add(self, host: int) -> None:
+        name = self.name(host)
+        _ip("netns", "add", name)
+        _ip("-n", self._switch, "link", "add", f"v{host}", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("-n", self._switch, "link", "set", f"v{host}", "master", "br0", "up")
+        _ip("-n", name, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _ip("-n", name, "link", "set", device, "up")
+        # Ray finds its own address by the route it would take to the internet.
+        _ip("-n", name, "route", "add", "default", "dev", "eth0")
+        configuration = Path("/etc/netns") / name
+        configuration.mkdir(parents=True, exist_ok=True)
+        lines = ["127.0.0.1 localhost", *(f"{self.address(other)} {self.name(other)}" for other in range(self.number))]
+        (configuration / "hosts").write_text("\n".join(lines) + "\n")
+        (configuration / "resolv.conf").write_text("")
+
+    def run(
+        self,
+        host: int,
+        command: Sequence[str],
+        *,
+        environment: dict[str, str] | None = None,
+        own_processes: bool = False,
+    ) -> subprocess.Popen[str]:
+        """Start a command on a host; with `own_processes` it is the host's first process."""
+        private = self.folder / f"ray{host}"
+        private.mkdir(parents=True, exist_ok=True)
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        namespaces = ["--uts", "--mount"]
+        if own_processes:
+            namespaces += ["--pid", "--fork", "--kill-child", "--mount-proc"]
+        inside = f'hostname {self.name(host)}; mount --bind "{private}" /tmp/ray; exec "$@"'
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        log = (self.folder / f"host{host}-{len(list(self.folder.glob('*.log')))}.log").open("w")
+        with log:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.name(host), "unshare", *namespaces, "sh", "-c", inside, "sh", *command],
+                env={**os.environ, **_QUICK_HEALTH_CHECKS, "PATH": path, **(environment or {})}, text=True,
+                stdout=log if own_processes else subprocess.PIPE, stderr=subprocess.STDOUT if own_processes else subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def start_ray(self, host: int, cpus: int) -> None:
+        """Start Ray on a host; host 0 becomes the head."""
+        command = [
+            "ray", "start", "--block", f"--node-ip-address={self.address(host)}", f"--num-cpus={cpus}",
+            "--object-store-memory=100000000", "--memory=4000000000", "--disable-usage-stats",
+            "--min-worker-port=20000", "--max-worker-port=20200",
+        ]  # fmt: skip
+        if host == 0:
+            command += [
+                "--head",
+                f"--port={_HEAD_PORT}",
+                "--dashboard-host=0.0.0.0",
+                f"--dashboard-port={DASHBOARD_PORT}",
+            ]
+        else:
+            command += [f"--address={self.ray_address}"]
+        self._processes[host] = self.run(host, command, own_processes=True)
+
+    def wait_for_nodes(self, number: int, timeout: float = 90) -> None:
+        """Wait until so many Ray nodes live."""
+        code = (
+            "import time\nfrom ray._raylet import GcsClient\n"
+            f"end = time.time() + {timeout}\n"
+            "while time.time() < end:\n"
+            "    try:\n"
+            f"        nodes = GcsClient(address='{self.ray_address}').get_all_node_info(timeout=2).values()\n"
+            f"        if sum(node.state == 0 for node in nodes) == {number}: raise SystemExit(0)\n"
+            "    except Exception: pass\n"
+            "    time.sleep(0.2)\n"
+            "raise SystemExit(1)\n"
+        )
+        waiting = self.run(0, [sys.executable, "-c", code])
+        assert waiting.wait(timeout + 20) == 0, "Ray's nodes did not come up: " + self.logs()
+
+    def logs(self) -> str:
+        """Return the ends of the hosts' logs."""
+        return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def power_off(self, host: int) -> None:
+        """End everything on a host at once."""
+        self._processes.pop(host).kill()
+
+    def link(self, host: int, *, up: bool) -> None:
+        """Take a host's cable out or put it back."""
+        _ip("-n", self._switch, "link", "set", f"v{host}", "up" if up else "down")
+
+    def close(self) -> None:
+        """Power everything off and remove the namespaces."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait(10)
+        for host in range(self.number):
+            _ip("netns", "del", self.name(host), check=False)
+            shutil.rmtree(Path("/etc/netns") / self.name(host), ignore_errors=True)
+        _ip("netns", "del", self._switch, check=False)
+
+
+def why_not() -> str | None:
+    """Return why hosts cannot be made here, or None."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not (shutil.which("ip") and shutil.which("unshare")):
+        return "iproute2 or util-linux is not installed"
+    name = f"probe{uuid.uuid4().hex[:6]}"
+    made = _ip("netns", "add", name, check=False)
+    _ip("netns", "del", name, check=False)
+    return made.stderr.strip() or "network namespaces are refused" if made.returncode else None
+
+
+@contextmanager
+def ray_hosts(cpus: Sequence[int], folder: Path) -> Iterator[Hosts]:
+    """Start a Ray cluster with one host per entry of `cpus`, or skip the test."""
+    if (reason := why_not()) is not None:
+        pytest.skip(f"no hosts can be made here: {reason}")
+    hosts = Hosts(len(cpus), folder)
+    try:
+        for host, number in enumerate(cpus):
+            hosts.start_ray(host, number)
+        hosts.wait_for_nodes(len(cpus))
+        yield hosts
+    finally:
+        hosts.close()
+
+
+def wait_until(condition: Callable[[], bool], run: subprocess.Popen[str], timeout: float = 120) -> None:
+    """Wait for a condition while a run lives."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline, "the condition was never met"
+        time.sleep(0.1)
