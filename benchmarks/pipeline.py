@@ -13,17 +13,24 @@ from pathlib import Path
 import icechunk
 import numpy as np
 
+from sdoml_dist.atomic import write_atomic
 from sdoml_dist.pipelines.preprocess import Preprocessor
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.make import make_source
-from sdoml_dist.sources.simulator import mission_frames, write_frame
+from sdoml_dist.sources.simulator import SimulatorSource
 from sdoml_dist.store.dataset import Dataset
 
 FRAMES = 20
 START = np.datetime64("2011-02-15T00:00", "ns")
+
+
+def write(path: Path, data: bytes) -> int:
+    """Write a file and return its size."""
+    write_atomic(path, data)
+    return len(data)
 
 
 def main() -> None:
@@ -31,11 +38,8 @@ def main() -> None:
     config = SimulationConfig(frame_cadence_s=360)
     end = START + FRAMES * np.timedelta64(360, "s")
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [
-            path.stat().st_size
-            for frame in mission_frames(config, ("171A",), START, end)
-            if (path := write_frame(config, folder, frame)) is not None
-        ]
+        source = SimulatorSource(config)
+        sizes = [write(Path(folder) / path, source.fetch(record)) for path, record in source.files("171A", START, end)]
         recipe = parse_recipe(
             {
                 "name": "pipeline",
@@ -49,8 +53,7 @@ def main() -> None:
         )
         plan = Plan(recipe)
         dataset = Dataset(plan, calibration_identity(recipe))
-        source = make_source(recipe)
-        source.prepare(recipe.channels, START, end)
+        make_source(recipe).prepare(["171A"], START, end)
         worker = Preprocessor(recipe, dataset.fork_bytes)
         ((unit, slots),) = dataset.pending()
         worker.process(unit, slots[:2])

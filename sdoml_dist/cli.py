@@ -51,12 +51,15 @@ def _build(options: argparse.Namespace) -> int:
 
 def _update(options: argparse.Namespace) -> int:
     from sdoml_dist.report.text import parse_end
-    from sdoml_dist.store.reader import open_root
+    from sdoml_dist.store.reader import open_products
 
-    _, recipe, _ = open_root(options.dataset, **_store_options(options))
-    moved = recipe.model_copy(update={"store": recipe.store.model_copy(update={"url": options.dataset})})
-    end = parse_end(options.to, recipe.cadence) if options.to else recipe.period.end
-    return _run(options, moved.extended(end=end), "update", extend=True)
+    codes = []
+    for opened in open_products(options.dataset, product=options.product, **_store_options(options)):
+        recipe = opened.recipe
+        moved = recipe.model_copy(update={"store": recipe.store.model_copy(update={"url": options.dataset})})
+        end = parse_end(options.to, recipe.cadence) if options.to else recipe.period.end
+        codes.append(_run(options, moved.extended(end=end), "update", extend=True))
+    return max(codes)
 
 
 def _run(options: argparse.Namespace, recipe: Any, verb: str, extend: bool = False) -> int:
@@ -213,6 +216,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 def _add_update(parser: argparse.ArgumentParser) -> None:
     _dataset_arguments(parser, version=False)
     parser.add_argument("--to", help="new end of the period (UTC), or 'now'")
+    parser.add_argument("--product", help="just this product; by default all that the dataset holds")
     _run_arguments(parser)
 
 

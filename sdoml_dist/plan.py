@@ -18,33 +18,33 @@ _SECONDS_PER_SOURCE_PIXEL = 6.2e-9
 _SECONDS_PER_STORED_BYTE = 5e-9
 _COMPRESSED_FRACTION = 0.85
 _WORKER_BASE_BYTES = 450 * 2**20
-_OBJECTS_PER_UNIT = 3
+_SOURCE_BYTES_PER_PIXEL = 0.8
 
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """One shard of one channel: what one worker does and writes in one piece.
+    """One shard of one bundle's channels: what one worker does and writes in one piece.
 
     Attributes
     ----------
     year, shard : int
         Year group and index of the shard in it.
-    channel : str
-        Channel name.
+    bundle : str
+        Name of the bundle; for AIA that of the channel.
     start, stop : int
         Slots of the year that belong to the recipe's period.
     """
 
     year: int
     shard: int
-    channel: str
+    bundle: str
     start: int
     stop: int
 
     @property
     def unit_id(self) -> str:
         """Readable identity, for example ``2011/045/171A``."""
-        return f"{self.year}/{self.shard:03d}/{self.channel}"
+        return f"{self.year}/{self.shard:03d}/{self.bundle}"
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Plan:
         size = self.recipe.shard_slots
         for year, (start, stop) in self.years().items():
             for shard in range(start // size, -(-stop // size)):
-                for channel in self.recipe.channels:
-                    yield Unit(year, shard, channel, max(start, shard * size), min(stop, (shard + 1) * size))
+                for bundle in self.recipe.bundles:
+                    yield Unit(year, shard, bundle.name, max(start, shard * size), min(stop, (shard + 1) * size))
 
     @property
     def slots(self) -> int:
@@ -100,7 +100,9 @@ class Plan:
 
     @property
     def source_pixels(self) -> int:
-        """Pixels per axis of the source frames."""
+        """Pixels per axis of the source frames; 0 where the source has numbers."""
+        if self.recipe.contents.kind == "series":
+            return 0
         shape = self.recipe.settings.expected_shape
         return shape[0] if shape else 4096
 
@@ -109,20 +111,24 @@ class Plan:
         recipe = self.recipe
         size = recipe.shard_slots
         shards = sum(-(-stop // size) - start // size for start, stop in self.years().values())
-        units = shards * len(recipe.channels)
+        bundles = recipe.bundles
+        units = shards * len(bundles)
         frames = self.slots * len(recipe.channels)
-        image_bytes = recipe.grid.pixels**2 * 4
+        files = self.slots * sum(len(bundle.segments) for bundle in bundles)
+        image_bytes = 4 * (recipe.grid.pixels**2 if recipe.contents.kind == "images" else 1)
         source_pixels = self.source_pixels**2
-        # The block of a shard, its compressed chunks and the joined object; a frame as bytes, as integers and as floats.
-        memory = _WORKER_BASE_BYTES + int(3.0 * size * image_bytes) + 10 * source_pixels
-        seconds = frames * (source_pixels * _SECONDS_PER_SOURCE_PIXEL + image_bytes * _SECONDS_PER_STORED_BYTE)
+        widest = max(len(bundle.channels) for bundle in bundles)
+        segments = max(len(bundle.segments) for bundle in bundles)
+        # The blocks of the shards, one's compressed chunks and joined object; a frame's files as bytes, integers, floats.
+        memory = _WORKER_BASE_BYTES + (2 + widest) * size * image_bytes + 10 * segments * source_pixels
+        seconds = files * source_pixels * _SECONDS_PER_SOURCE_PIXEL + frames * image_bytes * _SECONDS_PER_STORED_BYTE
         return Estimate(
             units=units,
             frames=frames,
             raw_bytes=frames * image_bytes,
             stored_bytes=int(frames * image_bytes * _COMPRESSED_FRACTION),
-            objects=units * _OBJECTS_PER_UNIT,
-            source_bytes=int(frames * source_pixels * 2 * 0.4),
+            objects=sum(shards * (2 * len(bundle.channels) + 1) for bundle in bundles),
+            source_bytes=int(files * source_pixels * _SOURCE_BYTES_PER_PIXEL),
             memory_per_actor_bytes=recipe.resources.memory_per_actor or memory,
             core_hours=seconds / 3600,
         )
@@ -133,6 +139,7 @@ class Plan:
             "plan_id": self.plan_id,
             "fingerprint": self.recipe.fingerprint,
             "name": self.recipe.name,
+            "product": self.recipe.product,
             "period": self.recipe.period.model_dump(),
             "cadence_s": self.recipe.cadence,
             "channels": list(self.recipe.channels),

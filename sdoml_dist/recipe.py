@@ -5,6 +5,7 @@ Each field is documented in place; ``sdoml schema`` prints the same text as a JS
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -12,9 +13,9 @@ import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from sdoml_dist.solar.channels import AIA
+from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS, Bundle, Product
 from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.times import parse_fits_time, slots_per_day
@@ -121,6 +122,16 @@ class Selection(Section):
     """Frames with EXPTIME above this are rejected."""
 
 
+class VectorField(Section):
+    """How HMI's vector field is made; for product ``hmi`` only."""
+
+    disambiguation: Literal["potential", "random", "radial"] = "radial"
+    """Which solution for pixels of weak field, where the 180 degree ambiguity is not solved: bit 0 (acute angle to a
+    potential field), 1 (random) or 2 (acute angle to the radial direction) of the ``disambig`` segment. SDOML took bit 2."""
+    orientation: Literal["header", "published"] = "header"
+    """``header``: azimuths are turned by the frame's CROTA2. ``published``: by 180 degrees, as in SDOML's formulas."""
+
+
 class Pinned(Section):
     """A calibration file that is pinned by its hash."""
 
@@ -174,8 +185,10 @@ class FilesConfig(Section):
     """Which files below `url` count."""
     index: Literal["header", "name"] = "header"
     """``header``: read T_OBS, WAVELNTH and QUALITY from every file once. ``name``: read them off the file names."""
-    name_pattern: str = r"AIA(?P<time>\d{8}_\d{4}(?:\d{2})?)_(?P<wavelength>\d{4})\.fits$"
-    """Regular expression for ``index: name`` with groups ``time`` (YYYYmmdd_HHMM[SS], UTC) and ``wavelength``."""
+    name_pattern: str | None = None
+    """Regular expression for names, with groups ``time`` (YYYYmmdd_HHMM[SS]) and ``wavelength`` for AIA (UTC);
+    ``time`` (TAI), ``series`` and ``segment`` for HMI; ``time`` (YYYYDDD_HH) for EVE. By default as JSOC and LASP name
+    their files."""
     index_cache: str | None = None
     """Where the index is kept as Parquet. By default ``<store>/sdoml/index``."""
     verify_etag: bool = True
@@ -259,7 +272,7 @@ class Chunking(Section):
     """Layout of the image arrays. A chunk is one image; a shard is one object in the store and one unit of work."""
 
     shard_slots: int | None = Field(None, ge=1, le=100_000)
-    """Slots per shard; by default one day."""
+    """Slots per shard; by default one day of images, 32 days of EVE."""
     compression_level: int = Field(3, ge=1, le=9)
     """Level of Blosc zstd with bit shuffle."""
 
@@ -289,8 +302,11 @@ class Resources(Section):
 
 
 class Recipe(Section):
-    """Everything that determines a dataset."""
+    """Everything that determines one product of a dataset. A dataset may hold several, each made by a recipe of its own."""
 
+    product: Literal["aia", "hmi", "hmi_720s", "hmi_45s", "eve"] = "aia"
+    """What to build: AIA images; the HMI vector field (Bx, By, Bz); HMI line-of-sight magnetograms, Dopplergrams and
+    continuum at 720 s or 45 s; EVE's lines."""
     name: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Short name of the dataset."""
     description: str = ""
@@ -300,12 +316,13 @@ class Recipe(Section):
     """Spacing of the time slots, for example ``6min``. It divides a day."""
     tolerance: int
     """Largest distance between a slot and the frame taken for it, for example ``3min``."""
-    channels: tuple[str, ...] = tuple(AIA)
-    """AIA channels."""
+    channels: tuple[str, ...] = ()
+    """Channels of the product; by default all."""
     grid: Grid = Grid.model_validate({})
     selection: Selection = Selection.model_validate({})
     source: SourceConfig
     calibration: Calibration = Calibration.model_validate({})
+    vector: VectorField = VectorField.model_validate({})
     store: Store
     chunking: Chunking = Chunking.model_validate({})
     resources: Resources = Resources.model_validate({})
@@ -314,16 +331,24 @@ class Recipe(Section):
 
     @field_validator("channels", mode="before")
     @classmethod
-    def _known_channels(cls, channels: object) -> tuple[str, ...]:
+    def _known_channels(cls, channels: object, info: ValidationInfo) -> tuple[str, ...]:
+        product = PRODUCTS[info.data.get("product", "aia")]
+        if channels == ():
+            return tuple(product.channels)
         if not isinstance(channels, list | tuple) or not channels:
-            raise ValueError("give a list of channels, for example [171A, 193A]")
+            raise ValueError(f"give a list of channels, for example [{', '.join(list(product.channels)[:2])}]")
         for name in channels:
-            if name not in AIA:
-                near = difflib.get_close_matches(str(name), list(AIA), 1, 0.3)
-                raise ValueError(f"unknown channel {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            if name not in product.channels:
+                elsewhere = PRODUCT_OF_CHANNEL.get(str(name))
+                near = difflib.get_close_matches(str(name), list(product.channels), 1, 0.3)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"unknown channel {name!r}"
+                    + (f" of product {product.name!r}; it belongs to {elsewhere!r}" if elsewhere else hint)
+                )
         if len(set(channels)) != len(channels):
             raise ValueError("a channel is listed twice")
-        return tuple(name for name in AIA if name in channels)
+        return tuple(name for name in product.channels if name in channels)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -335,7 +360,35 @@ class Recipe(Section):
             )
         if self.calibration.pointing is not None and self.level != "1":
             raise ValueError("calibration.pointing is for level 1; level 1.5 frames are registered already")
+        signed = [name for name in self.channels if self.contents.channels[name].symmetric]
+        if signed and self.grid.negative == "mask":
+            raise ValueError(
+                f"grid.negative: mask would drop half of {', '.join(signed)}, whose values have both signs"
+            )
+        if signed and self.grid.convention == "sum":
+            raise ValueError("grid.convention: sum is for intensities; a magnetic field or velocity is averaged")
+        if self.product != "aia":
+            if self.calibration.degradation is not None or self.calibration.pointing is not None:
+                raise ValueError(f"calibration tables are for product 'aia', not for {self.product!r}")
+            if isinstance(self.source, SynopticConfig):
+                raise ValueError(f"the synoptic tree holds AIA only, nothing of product {self.product!r}")
+        if self.product == "eve" and isinstance(self.source, JsocConfig):
+            raise ValueError("EVE is not at JSOC; take its files with source.kind: files")
         return self
+
+    @property
+    def contents(self) -> Product:
+        """What the product is."""
+        return PRODUCTS[self.product]
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """The bundles that make the channels; those that only make others are left out."""
+        return tuple(
+            dataclasses.replace(bundle, channels=wanted)
+            for bundle in self.contents.bundles
+            if (wanted := tuple(name for name in bundle.channels if name in self.channels))
+        )
 
     @property
     def level(self) -> Literal["1", "1.5"]:
@@ -346,8 +399,9 @@ class Recipe(Section):
 
     @property
     def shard_slots(self) -> int:
-        """Slots per shard."""
-        return self.chunking.shard_slots or slots_per_day(self.cadence)
+        """Slots per shard: by default a day of images, or 32 days of numbers."""
+        days = 1 if self.contents.kind == "images" else 32
+        return self.chunking.shard_slots or days * slots_per_day(self.cadence)
 
     @property
     def settings(self) -> CalibrationSettings:
@@ -367,8 +421,12 @@ class Recipe(Section):
         The period (``sdoml update`` extends it), the place of the store, resources and how servers are treated are
         left out: they may change from run to run.
         """
-        data: dict[str, Any] = self.model_dump(mode="json", exclude={"period", "store", "resources", "description"})
-        for key in ("network", "cache", "index_cache", "email", "storage_options"):
+        unused = {"aia": {"vector"}, "hmi": {"selection"}, "eve": {"vector", "selection", "grid"}}
+        data: dict[str, Any] = self.model_dump(
+            mode="json",
+            exclude={"period", "store", "resources", "description"} | unused.get(self.product, {"vector", "selection"}),
+        )
+        for key in ("network", "cache", "index_cache", "email", "storage_options", "verify_etag", "export_timeout_s"):
             data["source"].pop(key, None)
         data["calibration"].pop("cache")
         for pin in ("degradation", "pointing"):

@@ -25,7 +25,7 @@ from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.sources.simulator import mission_frames
 from sdoml_dist.store.dataset import create_tag, open_repository, session_at
 from sdoml_dist.store.lease import Lease
-from sdoml_dist.store.reader import open_root
+from sdoml_dist.store.reader import open_product, open_products
 from tests.conftest import small
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -42,16 +42,16 @@ def built(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> Recipe:
 
 def contents(url: str, **options: Any) -> dict[str, np.ndarray]:
     """Return every array of a dataset by path; arrays over a year within the period and 500 slots around it."""
-    root, recipe, _ = open_root(url, **options)
-    years = Plan(recipe).years()
     arrays = {}
-    for path, node in root.members(max_depth=None):
-        if isinstance(node, zarr.Array):
-            start, stop = 0, node.shape[0]
-            if node.shape[0] > 50_000:
-                start, stop = years[int(path.split("/")[1])]
-                start, stop = max(start - 500, 0), stop + 500
-            arrays[path] = node[start:stop]
+    for opened in open_products(url, **options):
+        years = Plan(opened.recipe).years()
+        for path, node in opened.group.members(max_depth=None):
+            if isinstance(node, zarr.Array):
+                start, stop = 0, node.shape[0]
+                if node.shape[0] > 20_000:
+                    start, stop = years[int(path.split("/")[0])]
+                    start, stop = max(start - 500, 0), stop + 500
+                arrays[f"{opened.name}/{path}"] = node[start:stop]
     return arrays
 
 
@@ -269,9 +269,9 @@ def test_a_dataset_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_plan_is_what_was_written(built: Recipe) -> None:
-    root, _, _ = open_root(built.store.url)
+    group = open_product(built.store.url).group
     start, stop = Plan(built).years()[2011]
-    status = root["aia/2011/status"][:]
+    status = group["2011/status"][:]
     assert (status[start:stop] != 0).all()
     assert not status[:start].any()
     assert not status[stop:].any()

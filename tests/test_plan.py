@@ -41,7 +41,7 @@ def test_every_slot_is_covered_exactly_once(start: int, hours: int, cadence: int
     # Any way of dealing units to workers covers each once; what matters is that no two share a shard.
     dealt = [unit for worker in range(workers) for unit in units[worker::workers]]
     assert sorted(dealt) == sorted(units)
-    assert len({(unit.year, unit.shard, unit.channel) for unit in units}) == len(units)
+    assert len({(unit.year, unit.shard, unit.bundle) for unit in units}) == len(units)
     for unit in units:
         assert (
             unit.shard * shard
@@ -50,7 +50,7 @@ def test_every_slot_is_covered_exactly_once(start: int, hours: int, cadence: int
             <= min((unit.shard + 1) * shard, year_slots(unit.year, cadence))
         )
     for channel in plan.recipe.channels:
-        times = [unit_times(unit, cadence) for unit in units if unit.channel == channel]
+        times = [unit_times(unit, cadence) for unit in units if unit.bundle == channel]
         joined = np.concatenate(times) if times else np.array([], "datetime64[ns]")
         assert len(np.unique(joined)) == len(joined) == plan.slots
         assert ((joined >= plan.recipe.period.first) & (joined < plan.recipe.period.last)).all()

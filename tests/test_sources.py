@@ -21,6 +21,7 @@ from sdoml_dist.errors import EnvironmentFault, UsageError
 from sdoml_dist.pipelines.prefetch import prefetch
 from sdoml_dist.recipe import FilesConfig, JsocConfig, Network, SynopticConfig
 from sdoml_dist.recipe_file import parse_recipe
+from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import utc_to_tai
@@ -74,7 +75,7 @@ def jsoc() -> Iterator[Jsoc]:
 
 def jsoc_source(jsoc: Jsoc, cache: Path, **options: Any) -> JsocSource:
     data = {"kind": "jsoc", "url": jsoc.url, "email": "known@example.org", "network": NETWORK} | options
-    return JsocSource(JsocConfig.model_validate(data), str(cache))
+    return JsocSource(JsocConfig.model_validate(data), PRODUCTS["aia"], str(cache))
 
 
 def test_jsoc_lists_records_once(jsoc: Jsoc, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_jsoc_that_stays_away(tmp_path: Path) -> None:
         {"kind": "jsoc", "url": "http://127.0.0.1:9", "network": NETWORK | {"retries": 1}}
     )
     with pytest.raises(EnvironmentFault, match="did not answer"):
-        JsocSource(config, str(tmp_path)).prepare(["171A"], START, END)
+        JsocSource(config, PRODUCTS["aia"], str(tmp_path)).prepare(["171A"], START, END)
 
 
 def test_prefetch_through_the_recipe(jsoc: Jsoc, tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_files_of_a_web_server(jsoc: Jsoc, tmp_path: Path) -> None:
     config = FilesConfig.model_validate(
         {"kind": "files", "url": f"{jsoc.url}/archive/", "pixels": 64, "network": NETWORK}
     )
-    source = FilesSource(config, str(tmp_path / "index"))
+    source = FilesSource(config, PRODUCTS["aia"], str(tmp_path / "index"))
     source.prepare(["171A"], START, END)
     records = source.candidates("171A", START, END)
     assert [record.time for record in records] == [START + slot * STEP for slot in range(3)]
@@ -299,7 +300,7 @@ def test_a_place_that_fails_in_the_middle_keeps_the_headers_that_were_read(
         (folder / f"{slot}.fits").write_bytes(frame_file(slot))
     network = NETWORK | {"retries": 1, "concurrency": 1}
     config = FilesConfig.model_validate({"kind": "files", "url": str(folder), "pixels": 64, "network": network})
-    source = FilesSource(config, str(tmp_path / "index"))
+    source = FilesSource(config, PRODUCTS["aia"], str(tmp_path / "index"))
     read: list[str] = []
     cat = LocalFileSystem.cat_file
 
@@ -335,13 +336,13 @@ class CountingFile(io.FileIO):
 def test_the_index_reads_only_what_a_unit_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's reads and memory must not grow with the archive."""
     config = FilesConfig.model_validate({"kind": "files", "url": str(tmp_path), "index": "name"})
-    source = FilesSource(config, str(tmp_path / "index"))
+    source = FilesSource(config, PRODUCTS["aia"], str(tmp_path / "index"))
     count = 200_000
     times = np.datetime64("2010-06-01", "ns") + np.arange(count) * np.timedelta64(360, "s")
     tables = []
     for channel in ("171A", "304A"):
         columns = {
-            "channel": [channel] * count, "time": times, "path": [f"{channel}/{index:09d}.fits" for index in range(count)],
+            "bundle": [channel] * count, "segment": ["image"] * count, "time": times, "path": [f"{channel}/{index:09d}.fits" for index in range(count)],
             "size": [8_000_000] * count, "checksum": [None] * count, "quality": [0] * count, "version": [""] * count,
             "state": ["x"] * count, "problem": [None] * count,
         }  # fmt: skip
@@ -364,7 +365,7 @@ def test_files_are_indexed_once(tmp_path: Path, index: str, monkeypatch: pytest.
     for slot in range(3):
         (folder / f"AIA20110215_00{6 * slot:02d}00_0171.fits").write_bytes(frame_file(slot))
     config = FilesConfig.model_validate({"kind": "files", "url": str(folder), "index": index, "pixels": 64})
-    source = FilesSource(config, str(tmp_path / "index"))
+    source = FilesSource(config, PRODUCTS["aia"], str(tmp_path / "index"))
     looked: list[str] = []
     look = FilesSource._look_into
     monkeypatch.setattr(
@@ -391,7 +392,7 @@ def test_files_in_a_bucket(s3_server: str, tmp_path: Path) -> None:
     config = FilesConfig.model_validate(
         {"kind": "files", "url": "s3://sdoml/level1", "storage_options": options, "pixels": 64, "network": NETWORK}
     )
-    source = FilesSource(config, "s3://sdoml/index", options)
+    source = FilesSource(config, PRODUCTS["aia"], "s3://sdoml/index", options)
     source.prepare(["171A"], START, END)
     records = source.candidates("171A", START, END)
     assert len(records) == 2
@@ -402,6 +403,8 @@ def test_files_in_a_bucket(s3_server: str, tmp_path: Path) -> None:
         source.fetch(records[1])
     assert caught.value.status is FrameStatus.FAILED_CHECKSUM
     # ETags of encrypted objects are no MD5 sums, whatever they look like.
-    unsummed = FilesSource(config.model_copy(update={"verify_etag": False}), "s3://sdoml/index2", options)
+    unsummed = FilesSource(
+        config.model_copy(update={"verify_etag": False}), PRODUCTS["aia"], "s3://sdoml/index2", options
+    )
     unsummed.prepare(["171A"], START, END)
     assert [record.checksum for record in unsummed.candidates("171A", START, END)] == [None]

@@ -50,7 +50,7 @@ class UnitActor:
         if answer == "stop":
             return pickle.dumps(None)
         if answer == "poison":
-            return pickle.dumps(_poisoned(unit, slots))
+            return pickle.dumps(_poisoned(unit, slots, self.preprocessor.channels(unit)))
         try:
             result: Receipt | str = self._attempt(unit, slots)
         except Exception as error:  # noqa: BLE001 - reported to the driver
@@ -70,8 +70,8 @@ class UnitActor:
         return self.preprocessor.process(unit, slots)
 
 
-def _poisoned(unit: Unit, slots: np.ndarray) -> Receipt:
+def _poisoned(unit: Unit, slots: np.ndarray, channels: tuple[str, ...]) -> Receipt:
     """Account for a unit that ended every worker that tried it."""
-    status = np.full(slots.size, int(FrameStatus.FAILED_UNEXPECTED), dtype=np.uint8)
+    status = np.full((slots.size, len(channels)), int(FrameStatus.FAILED_UNEXPECTED), dtype=np.uint8)
     detail = f"{unit.unit_id}: workers died {MAXIMUM_STARTS} times on this unit (out of memory?)"
-    return Receipt(unit=unit, slots=slots, status=status, keywords={}, moments={}, details=[detail])
+    return Receipt(unit=unit, slots=slots, channels=channels, status=status, keywords={}, moments={}, details=[detail])

@@ -75,7 +75,7 @@ def demo(folder: str, cpus: int | None = None) -> int:
         if not (target / "simulated" / "complete").is_file():
             say(f"Simulating AIA level 1 ({config.pixels} x {config.pixels} pixels, nine channels) ...")
             number = write_mission(
-                config, target / "simulated", recipe.channels, recipe.period.first, recipe.period.last
+                config, recipe.contents, target / "simulated", recipe.channels, recipe.period.first, recipe.period.last
             )
             (target / "simulated" / "complete").write_text(f"{number} files\n", encoding="ascii")
             say(f"  {number} Rice-compressed FITS files in {time.monotonic() - began:.0f} s")

@@ -80,11 +80,11 @@ def _store(recipe: Recipe) -> str:
 def _source(recipe: Recipe) -> str:
     source = make_source(recipe)
     end = min(recipe.period.last, recipe.period.first + np.timedelta64(1, "D"))
-    source.prepare(recipe.channels[:1], recipe.period.first, end)
-    found = source.candidates(recipe.channels[0], recipe.period.first, end)
+    source.prepare([recipe.bundles[0].name], recipe.period.first, end)
+    bundle = recipe.bundles[0].name
+    found = source.candidates(bundle, recipe.period.first, end)
     if not found:
-        return f"{recipe.source.kind} answers, but has no frame of {recipe.channels[0]} in the first day"
-    size = len(source.fetch(found[len(found) // 2]))
-    return (
-        f"{recipe.source.kind} has {len(found)} frames of {recipe.channels[0]} in the first day; one has {size} bytes"
-    )
+        return f"{recipe.source.kind} answers, but has nothing of {bundle} in the first day"
+    record = found[len(found) // 2]
+    size = sum(len(source.fetch(file)) for _, file in record.segments or (("", record),))
+    return f"{recipe.source.kind} has {len(found)} records of {bundle} in the first day; one has {size} bytes"

@@ -148,7 +148,7 @@ def build(
         try:
             if work:
                 source = make_source(recipe)
-                source.prepare(recipe.channels, *_span(recipe))
+                source.prepare([bundle.name for bundle in recipe.bundles], *_span(recipe))
                 with connect(cpus) as cluster:
                     summary.actors = preflight(plan, cluster, frames)
                     _run(plan, dataset, lease, record, work, summary, cluster.private)

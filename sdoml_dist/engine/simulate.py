@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sdoml_dist.atomic import write_atomic
 from sdoml_dist.engine.cluster import connect, ray
 from sdoml_dist.recipe import Recipe, SimulatorConfig
+from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.simulation import SimulationConfig
-from sdoml_dist.sources.simulator import mission_frames, planned_frame, write_calibration, write_frame
+from sdoml_dist.sources.make import make_simulator
+from sdoml_dist.sources.simulator import write_calibration
 
 _DAY = np.timedelta64(1, "D")
 
 
 def write_mission(
-    config: SimulationConfig, folder: Path, channels: tuple[str, ...], start: np.datetime64, end: np.datetime64
-) -> int:
-    """Write the frames of [start, end) and the calibration tables below a folder, on a connected Ray.
+    config: SimulationConfig, product: Product, folder: Path, bundles: Sequence[str], start: np.datetime64,
+    end: np.datetime64,
+) -> int:  # fmt: skip
+    """Write the files of [start, end), and for AIA the calibration tables, below a folder, on a connected Ray.
 
     Parameters
     ----------
     config : SimulationConfig
         The mission.
+    product : Product
+        What to simulate.
     folder : pathlib.Path
-        ``level1/CHANNEL/*.fits`` and ``calibration/*`` are made in it; every node must see it.
-    channels : tuple of str
-        Channels.
+        ``level1/CHANNEL/*.fits``, ``hmi/SERIES/*.fits``, ``eve/*`` and ``calibration/*`` are made in it; every node must
+        see it.
+    bundles : sequence of str
+        Bundles of the product.
     start, end : numpy.datetime64
         Nominal times, UTC.
 
@@ -36,18 +44,15 @@ def write_mission(
     int
         Number of files.
     """
-    write_calibration(config, folder, start - _DAY, end + _DAY)
-    rows = [
-        {"channel": frame.channel, "time": str(frame.nominal)}
-        for frame in mission_frames(config, channels, start, end)
-        if frame.fault != "missing"
-    ]
-    settings = config.model_dump()
+    if product.name == "aia":
+        write_calibration(config, folder, start - _DAY, end + _DAY)
+    source = make_simulator(config, product)
+    rows = [{"file": item} for bundle in bundles for item in source.files(bundle, start, end)]
 
     def write(row: dict[str, Any]) -> dict[str, Any]:
-        mission = SimulationConfig.model_validate(settings)
-        frame = planned_frame(mission, row["channel"], np.datetime64(row["time"], "ns"))
-        return {"written": write_frame(mission, folder, frame) is not None}
+        path, record = row["file"]
+        write_atomic(folder / path, source.fetch(record))
+        return {"written": 1}
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -66,5 +71,8 @@ def simulate(recipe: Recipe, folder: str, cpus: int | None = None) -> str:
     )
     target = Path(folder).absolute()
     with connect(cpus):
-        number = write_mission(config, target, recipe.channels, recipe.period.first, recipe.period.last)
-    return f"{number} level-1 files of {config.pixels} x {config.pixels} pixels in {target}"
+        number = write_mission(
+            config, recipe.contents, target, [bundle.name for bundle in recipe.bundles], recipe.period.first,
+            recipe.period.last,
+        )  # fmt: skip
+    return f"{number} files of {config.pixels} x {config.pixels} pixels in {target}"

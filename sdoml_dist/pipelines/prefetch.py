@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.pipelines.preprocess import choose_frames
+from sdoml_dist.pipelines.images import choose_frames
 from sdoml_dist.pipelines.tables import prefetch_tables
 from sdoml_dist.plan import Plan, unit_times
 from sdoml_dist.recipe import FilesConfig, Recipe, SimulatorConfig, SynopticConfig
@@ -34,7 +34,9 @@ def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
         yield f"{name}: sha256 {digest}"
     source = make_source(recipe)
     tolerance = np.timedelta64(recipe.tolerance, "s")
-    source.prepare(recipe.channels, recipe.period.first - tolerance, recipe.period.last + tolerance)
+    source.prepare(
+        [bundle.name for bundle in recipe.bundles], recipe.period.first - tolerance, recipe.period.last + tolerance
+    )
     yield f"{recipe.source.kind}: index ready"
     if tables_only or isinstance(recipe.source, FilesConfig | SimulatorConfig):
         return
@@ -47,7 +49,7 @@ def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
     for unit in Plan(recipe).units():
         times = unit_times(unit, recipe.cadence)
         margin = np.timedelta64(1, "ns")
-        candidates = source.candidates(unit.channel, times[0] - tolerance, times[-1] + tolerance + margin)
+        candidates = source.candidates(unit.bundle, times[0] - tolerance, times[-1] + tolerance + margin)
         chosen = [record for record in choose_frames(candidates, times, recipe.tolerance) if record is not None]
         good = [record for record in chosen if not record.quality]
         missing = 0
@@ -58,7 +60,8 @@ def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
             continue
         for record in good:
             try:
-                source.fetch(record)
+                for _, file in record.segments or (("", record),):
+                    source.fetch(file)
             except FrameError:
                 missing += 1
         yield f"{unit.unit_id}: {len(good) - missing} frames there, {missing} not available"

@@ -13,7 +13,7 @@ from sdoml_dist.errors import UsageError
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import format_fits_time
-from sdoml_dist.store.reader import open_dataset
+from sdoml_dist.store.reader import open_dataset, open_products
 
 _PANEL_INCHES = 3.2
 
@@ -23,9 +23,29 @@ def best_slot(status: np.ndarray) -> int:
     return int((status == int(FrameStatus.OK)).sum(axis=1).argmax())
 
 
+def stretched(image: np.ndarray, symmetric: bool) -> np.ndarray:
+    """Bring an image to 0..1 for a colour table.
+
+    Intensities by a power between square root and logarithm, which shows the corona off the limb without burning out the
+    disc; fields and velocities linearly around 0, to 1.5 times their 99th percentile.
+    """
+    if symmetric:
+        reach = 1.5 * float(np.nanpercentile(np.abs(image), 99.0)) or 1.0
+        centred: np.ndarray = np.clip(0.5 + 0.5 * image / reach, 0, 1)
+        return centred
+    low, high = np.nanpercentile(image, (1.0, 99.9))
+    scaled: np.ndarray = (np.clip(image - max(low, 0.0), 0, None) / max(high - max(low, 0.0), 1e-12)) ** 0.4
+    return scaled
+
+
+def _title(channel: str) -> str:
+    return f"{AIA[channel].wavelength_angstrom} \u00c5" if channel in AIA else channel
+
+
 def quicklook(
-    url: str, output: str | Path, *, time: str | None = None, version: str | None = None, **options: Any
-) -> Path:
+    url: str, output: str | Path, *, time: str | None = None, version: str | None = None, product: str | None = None,
+    **options: Any,
+) -> Path:  # fmt: skip
     """Draw all channels of one slot as a PNG.
 
     Parameters
@@ -38,6 +58,8 @@ def quicklook(
         UTC; the nearest slot is taken. By default the first slot with most channels.
     version : str, optional
         Tag or snapshot id.
+    product : str, optional
+        By default the first product of images.
 
     Returns
     -------
@@ -54,7 +76,13 @@ def quicklook(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ds = open_dataset(url, version, **options)
+    images = [
+        one for one in open_products(url, version, product=product, **options) if one.recipe.contents.kind == "images"
+    ]
+    if not images:
+        raise UsageError("There are no images to draw.", "EVE has a number per minute.", "See 'sdoml report'.")
+    contents = images[0].recipe.contents
+    ds = open_dataset(url, version, product=contents.name, **options)
     channels = [str(name) for name in ds.channel.values]
     if time is None:
         slot = best_slot(ds["status"].values)
@@ -78,16 +106,18 @@ def quicklook(
         axes.set_facecolor("black")
         if code is FrameStatus.OK:
             image = row[name].values
-            low, high = np.nanpercentile(image, (1.0, 99.9))
-            # A power between square root and logarithm shows the corona off the limb without burning out the disc.
-            scaled = (np.clip(image - max(low, 0.0), 0, None) / max(high - max(low, 0.0), 1e-12)) ** 0.4
-            axes.imshow(scaled, origin="lower", cmap=mpl.colormaps[AIA[name].colormap], vmin=0, vmax=1)
+            colours = mpl.colormaps[contents.channels[name].colormap]
+            axes.imshow(
+                stretched(image, contents.channels[name].symmetric), origin="lower", cmap=colours, vmin=0, vmax=1
+            )
             seen = format_fits_time(row["T_OBS"].sel(channel=name).values.astype("datetime64[ns]"), 1)[11:]
-            label = f"{AIA[name].wavelength_angstrom} \u00c5   {seen}"
+            label = f"{_title(name)}   {seen}"
         else:
-            label = f"{AIA[name].wavelength_angstrom} \u00c5   {code.label.replace('_', ' ')}"
+            label = f"{_title(name)}   {code.label.replace('_', ' ')}"
         axes.text(0.02, 0.02, label, color="white", fontsize=8, transform=axes.transAxes)
-    figure.text(0.01, 1 - 0.22 / figure.get_figheight(), f"SDO/AIA  {stamp} UTC", color="white", fontsize=11)
+    figure.text(
+        0.01, 1 - 0.22 / figure.get_figheight(), f"SDO  {contents.title}  {stamp} UTC", color="white", fontsize=11
+    )
     figure.text(0.99, 1 - 0.22 / figure.get_figheight(), str(ds.attrs["title"]), color="0.7", fontsize=9, ha="right")
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ from sdoml_dist.plan import Plan
 from sdoml_dist.recipe import Store
 from sdoml_dist.solar.times import parse_fits_time
 from sdoml_dist.store.dataset import BRANCH, open_repository
-from sdoml_dist.store.reader import accounting, as_store, frames, open_root
+from sdoml_dist.store.finalise import PATH
+from sdoml_dist.store.reader import Opened, accounting, as_store, frames, open_products
 from sdoml_dist.store.storage import join, sidecar_filesystem
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ def plan_table(plan: Plan) -> str:
     rows = [
         ("recipe", f"{recipe.name}  (fingerprint {recipe.fingerprint}, plan {plan.plan_id})"),
         ("period", f"{recipe.period.start} to {recipe.period.end} UTC, every {recipe.cadence} s"),
+        ("product", recipe.contents.title),
         ("channels", ", ".join(recipe.channels)),
-        ("image", f"{recipe.grid.pixels} x {recipe.grid.pixels}, Sun's radius {recipe.grid.solar_radius_arcsec:g}\" "
-                  f"= {recipe.grid.pixels * recipe.grid.solar_radius_arcsec / 2457.6:.2f} pixels"),
+        *([("image", f"{recipe.grid.pixels} x {recipe.grid.pixels}, Sun's radius {recipe.grid.solar_radius_arcsec:g}\" "
+                     f"= {recipe.grid.pixels * recipe.grid.solar_radius_arcsec / 2457.6:.2f} pixels")]
+          if recipe.contents.kind == "images" else []),
         ("source", f"{recipe.source.kind}, level {recipe.level}, about {human_bytes(estimate.source_bytes)} to read"),
         ("store", recipe.store.url),
         ("frames", f"{estimate.frames:,} ({plan.slots:,} slots x {len(recipe.channels)} channels)"),
@@ -124,28 +127,35 @@ def status_report(dataset: str, *, failed: bool, as_json: bool, **options: Any) 
 def inspect_report(dataset: str, version: str | None, *, as_json: bool, **options: Any) -> str:
     """Return what ``sdoml inspect`` prints."""
     store = as_store(dataset, **options)
-    root, recipe, session = open_root(store, version)
+    opened = open_products(store, version)
+    if as_json:
+        return json.dumps([_inspected(store, version, one)[0] for one in opened], indent=2)
+    return "\n\n".join(_inspected(store, version, one)[1] for one in opened)
+
+
+def _inspected(store: Store, version: str | None, opened: Opened) -> tuple[dict[str, Any], str]:
+    """Describe one product as data and as text."""
+    group, recipe = opened.group, opened.recipe
     plan = Plan(recipe)
-    table = accounting(store, version)
+    table = accounting(store, version, product=opened.name)
     totals = {key: int(value) for key, value in table.loc["all"].items()}
     done = 1 - totals["pending"] / max(totals["planned"], 1)
     data: dict[str, Any] = {
-        "url": store.url, "snapshot": session.snapshot_id, "recipe": recipe.name, "fingerprint": recipe.fingerprint,
+        "url": store.url, "snapshot": opened.session.snapshot_id, "product": opened.name, "recipe": recipe.name,
+        "fingerprint": recipe.fingerprint,
         "period": recipe.period.model_dump(), "cadence_s": recipe.cadence, "channels": list(recipe.channels),
         "pixels": recipe.grid.pixels, "convention": recipe.grid.convention, "done": done, "frames": totals,
-        "calibration": root.attrs["calibration"], "software": root.attrs["software"],
+        "calibration": group.attrs["calibration"], "software": group.attrs["software"],
     }  # fmt: skip
-    if as_json:
-        return json.dumps(data, indent=2)
     lines = [plan_table(plan), f"{'done':>10}  {done:.1%} of {totals['planned']:,} frames"]
-    calibration: Any = root.attrs["calibration"]
+    calibration: Any = group.attrs["calibration"]
     for name, table_data in calibration.items():
         label = f"{table_data['file']} (sha256 {table_data['sha256'][:12]}...)"
         lines.append(f"{'':>10}  {name}: {label}")
-    if "aia/statistics" in root:
-        stats = {key: np.asarray(root[f"aia/statistics/{key}"][...]) for key in ("mean", "std", "minimum", "maximum")}
+    if PATH in group:
+        stats = {key: np.asarray(group[f"{PATH}/{key}"][...]) for key in ("mean", "std", "minimum", "maximum")}
         lines.append(pd.DataFrame(stats, index=list(recipe.channels)).to_string(float_format=lambda v: f"{v:.4g}"))
-    return "\n".join(lines)
+    return data, "\n".join(lines)
 
 
 def versions_report(dataset: str, *, as_json: bool, **options: Any) -> str:

@@ -14,7 +14,7 @@ from sdoml_dist.recipe import Recipe
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.store.finalise import PATH, channel_statistics
-from sdoml_dist.store.reader import accounting, open_root
+from sdoml_dist.store.reader import Opened, accounting, open_products
 from sdoml_dist.store.statistics import BINS, describe
 from sdoml_dist.store.template import NOT_A_TIME, group_path
 
@@ -82,37 +82,48 @@ def validate(url: str, version: str | None = None, *, sample: int = 200, **optio
     Result
         One entry per law.
     """
-    root, recipe, _ = open_root(url, version, **options)
+    checks: list[Check] = []
+    for opened in open_products(url, version, **options):
+        checks += _product_checks(url, version, opened, sample, options)
+    return Result(url, checks)
+
+
+def _product_checks(url: str, version: str | None, opened: Opened, sample: int, options: dict[str, Any]) -> list[Check]:
+    recipe, name = opened.recipe, opened.name
     plan = Plan(recipe)
+    images = recipe.contents.kind == "images"
     checks = [_accounting(url, version, recipe, options)]
     known, times, grid = (
-        Check("every status is a known code"),
-        Check("T_OBS is within the tolerance"),
-        Check("the Sun has the recipe's radius and place in every frame"),
+        Check(f"{name}: every status is a known code"),
+        Check(f"{name}: T_OBS is within the tolerance"),
+        Check(f"{name}: the Sun has the recipe's radius and place in every frame"),
     )
-    outside = Check("nothing is written outside the period")
-    pixels = Check("pixels are there exactly where the status is ok, and give the stored moments")
+    outside = Check(f"{name}: nothing is written outside the period")
+    pixels = Check(f"{name}: values are there exactly where the status is ok, and give the stored moments")
     for year, (start, stop) in plan.years().items():
-        group = root[group_path(year)]
+        group = opened.group[group_path(year)]
         assert isinstance(group, zarr.Group)
         status = np.asarray(group["status"][:])
         known.expect(bool(np.isin(status, _CODES).all()), f"{year}: {np.setdiff1d(status, _CODES)}")
         beyond = np.count_nonzero(status[:start]) + np.count_nonzero(status[stop:])
         outside.expect(beyond == 0, f"{year}: {beyond} slots")
-        _keywords(group, recipe, year, start, stop, status, times, grid)
-        _pixels(group, recipe, year, start, stop, status, sample, pixels)
-    checks += [known, outside, times, grid, pixels, _statistics(root, plan)]
-    failed = Check("no frame failed", warning=True)
-    table = accounting(url, version, **options)
-    for name in recipe.channels:
-        number = int(table["failed"][name])
-        failed.expect(number == 0, f"{name}: {number} frames failed")
-    return Result(url, [*checks, failed])
+        if images:
+            _keywords(group, recipe, year, start, stop, status, times, grid)
+            _pixels(group, recipe, year, start, stop, status, sample, pixels)
+        else:
+            _values(group, recipe, year, start, stop, status, pixels)
+    checks += [known, outside, *([times, grid] if images else []), pixels, _statistics(opened.group, plan)]
+    failed = Check(f"{name}: no frame failed", warning=True)
+    table = accounting(url, version, product=name, **options)
+    for channel in recipe.channels:
+        number = int(table["failed"][channel])
+        failed.expect(number == 0, f"{channel}: {number} frames failed")
+    return [*checks, failed]
 
 
 def _accounting(url: str, version: str | None, recipe: Recipe, options: dict[str, Any]) -> Check:
-    check = Check("planned = ok + missing + rejected + failed, nothing pending", warning=False)
-    table = accounting(url, version, **options)
+    check = Check(f"{recipe.product}: planned = ok + missing + rejected + failed, nothing pending")
+    table = accounting(url, version, product=recipe.product, **options)
     for name in recipe.channels:
         row = {key: int(value) for key, value in table.loc[name].items()}
         parts = row["ok"] + row["missing"] + row["rejected"] + row["failed"]
@@ -168,18 +179,27 @@ def _pixels(
                 group[f"moments/{key}"][row, index] for key in ("count", "mean", "variance", "minimum", "maximum")
             ]
             same = np.allclose([count, mean, variance, low, high], np.array(stored, float), rtol=1e-6, equal_nan=True)
-            text = group[f"headers/{name}"][row]
+            text = group[f"headers/{recipe.contents.bundle_of(name).name}"][row]
             check.expect(count > 0 and same, f"{label}: pixels and stored moments differ")
             check.expect("header" in json.loads(str(text) or "{}"), f"{label}: header is not stored")
             counts = np.asarray(group[f"histogram/{name}"][row])
             check.expect(bool((counts == histogram).all()), f"{label}: pixels and stored histogram differ")
 
 
-def _statistics(root: zarr.Group, plan: Plan) -> Check:
-    check = Check("the stored statistics are those of the frames")
-    if PATH not in root:
+def _values(
+    group: zarr.Group, recipe: Recipe, year: int, start: int, stop: int, status: np.ndarray, check: Check
+) -> None:
+    for index, name in enumerate(recipe.channels):
+        there = np.isfinite(np.asarray(group[name][start:stop]))
+        good = status[start:stop, index] == int(FrameStatus.OK)
+        check.expect(bool((there == good).all()), f"{name} {year}: {np.count_nonzero(there != good)} slots")
+
+
+def _statistics(product: zarr.Group, plan: Plan) -> Check:
+    check = Check(f"{plan.recipe.product}: the stored statistics are those of the frames")
+    if PATH not in product:
         return check
-    for name, value in channel_statistics(root, plan.years(), plan.recipe.channels).items():
-        stored = np.asarray(root[f"{PATH}/{name}"][...])
+    for name, value in channel_statistics(product, plan.years(), plan.recipe.channels).items():
+        stored = np.asarray(product[f"{PATH}/{name}"][...])
         check.expect(bool(np.array_equal(stored, value, equal_nan=True)), f"{name} differs: run the build again")
     return check

@@ -38,7 +38,8 @@ class CalibratedFrame:
     Attributes
     ----------
     image : numpy.ndarray
-        Shape (pixels, pixels), float32, DN/s, NaN where there is no data.
+        Shape (pixels, pixels), or (channels, pixels, pixels) where a record makes several; float32, NaN where there is
+        no data.
     keywords : dict
         Values of the stored columns.
     time : numpy.datetime64
@@ -50,7 +51,14 @@ class CalibratedFrame:
     time: np.datetime64
 
 
-def _needed(header: Header, name: str) -> float:
+def needed(header: Header, name: str) -> float:
+    """Return a keyword as a finite number.
+
+    Raises
+    ------
+    FrameError
+        FAILED_KEYWORD if it is absent or no number.
+    """
     value = number(header.get(name))
     if value is None:
         found = f"{header[name]!r}" if name in header else "absent"
@@ -58,8 +66,15 @@ def _needed(header: Header, name: str) -> float:
     return value
 
 
-def _positive(header: Header, name: str) -> float:
-    value = _needed(header, name)
+def positive(header: Header, name: str) -> float:
+    """Return a keyword as a positive number.
+
+    Raises
+    ------
+    FrameError
+        FAILED_KEYWORD if it is absent, no number or not positive.
+    """
+    value = needed(header, name)
     if value <= 0:
         raise FrameError(FrameStatus.FAILED_KEYWORD, f"{name} is {value:g}, not positive")
     return value
@@ -81,7 +96,7 @@ def observation_time(header: Header) -> np.datetime64:
     except ValueError as error:
         raise FrameError(FrameStatus.FAILED_TIME, str(error)) from None
     if not header.get("T_OBS"):
-        time = time + np.timedelta64(int(_needed(header, "EXPTIME") * 0.5e9), "ns")
+        time = time + np.timedelta64(int(needed(header, "EXPTIME") * 0.5e9), "ns")
     return time
 
 
@@ -107,25 +122,25 @@ def check_header(header: Header, channel: Channel, settings: CalibrationSettings
     FrameError
         Any of the REJECTED statuses, FAILED_KEYWORD or FAILED_TIME.
     """
-    wavelength = _needed(header, "WAVELNTH")
+    wavelength = needed(header, "WAVELNTH")
     if wavelength != channel.wavelength_angstrom:
         raise FrameError(FrameStatus.REJECTED_CHANNEL, f"WAVELNTH is {wavelength:g}, not {channel.wavelength_angstrom}")
     kind = header.get("IMG_TYPE")
     if isinstance(kind, str) and kind.strip() and kind.strip().upper() != "LIGHT":
         raise FrameError(FrameStatus.REJECTED_NOT_LIGHT, f"IMG_TYPE is {kind}")
-    quality = int(_needed(header, "QUALITY"))
+    quality = int(needed(header, "QUALITY"))
     if in_eclipse(header):
         raise FrameError(FrameStatus.REJECTED_ECLIPSE, f"ACS_ECLP is {header.get('ACS_ECLP')}, QUALITY {quality:#010x}")
     if quality != 0:
         raise FrameError(FrameStatus.REJECTED_QUALITY, f"QUALITY is {quality:#010x}, bits {bits(quality)}")
-    exposure = _needed(header, "EXPTIME")
+    exposure = needed(header, "EXPTIME")
     if not max(settings.minimum_exposure_s, 0.0) < exposure <= settings.maximum_exposure_s:
         raise FrameError(FrameStatus.REJECTED_EXPOSURE, f"EXPTIME is {exposure:g} s")
     return observation_time(header)
 
 
 def frame_pointing(
-    header: Header, channel: Channel, time: np.datetime64, settings: CalibrationSettings, table: PointingTable | None
+    header: Header, wavelength: int, time: np.datetime64, settings: CalibrationSettings, table: PointingTable | None
 ) -> tuple[Pointing, bool]:
     """Return the geometry of a frame, and whether it is from the master pointing table.
 
@@ -139,12 +154,12 @@ def frame_pointing(
     """
     rsun = number(header.get("RSUN_OBS"))
     if rsun is None or rsun <= 0:
-        rsun = rsun_obs_arcsec(_positive(header, "DSUN_OBS"))
+        rsun = rsun_obs_arcsec(positive(header, "DSUN_OBS"))
     values = {
-        "crpix1": _needed(header, "CRPIX1"),
-        "crpix2": _needed(header, "CRPIX2"),
-        "cdelt1": _positive(header, "CDELT1"),
-        "cdelt2": _positive(header, "CDELT2"),
+        "crpix1": needed(header, "CRPIX1"),
+        "crpix2": needed(header, "CRPIX2"),
+        "cdelt1": positive(header, "CDELT1"),
+        "cdelt2": positive(header, "CDELT2"),
         "crota2": number(header.get("CROTA2")) or 0.0,
     }
     # CRPIX is where the coordinates are CRVAL; the kernel wants the place where they are 0, the Sun's centre.
@@ -155,12 +170,12 @@ def frame_pointing(
     updated = False
     if table is not None and settings.input_level == "1":
         try:
-            entry = table.entry(channel.wavelength_angstrom, time)
+            entry = table.entry(wavelength, time)
         except CalibrationError as error:
             raise FrameError(FrameStatus.FAILED_KEYWORD, error.what) from None
         found = {
             "crpix1": entry.x0 + 1, "crpix2": entry.y0 + 1, "cdelt1": entry.imscale, "cdelt2": entry.imscale,
-            "crota2": entry.instrot + _needed(header, "SAT_ROT"),
+            "crota2": entry.instrot + needed(header, "SAT_ROT"),
         }  # fmt: skip
         values |= {name: value for name, value in found.items() if np.isfinite(value)}
         updated = all(np.isfinite(value) for value in found.values())
@@ -206,7 +221,7 @@ def calibrate(
             raise FrameError(FrameStatus.REJECTED_DEGRADATION, error.what) from None
         if not degradation > 0:
             raise FrameError(FrameStatus.REJECTED_DEGRADATION, f"the degradation factor is {degradation:.4g}")
-    pointing, updated = frame_pointing(header, channel, time, settings, tables.pointing)
+    pointing, updated = frame_pointing(header, channel.wavelength_angstrom, time, settings, tables.pointing)
     blank = header.get("BLANK")
     image = register_and_bin(
         raw,
@@ -216,7 +231,7 @@ def calibrate(
         negative=settings.negative,
         minimum_valid_fraction=settings.minimum_valid_fraction,
     )
-    exposure = max(_needed(header, "EXPTIME"), settings.exposure_floor_s)
+    exposure = max(needed(header, "EXPTIME"), settings.exposure_floor_s)
     factor = 1.0 / (exposure * degradation)
     if settings.convention == "sum":
         # Sum over the footprint of the same pixels that the mean is taken over, as SDOML v1 (4 times v2 at 512).

@@ -98,8 +98,30 @@ _COPIED = {
     "RECNUM": KeywordSpec("JSOC record number"),
 }
 
-STORED: dict[str, KeywordSpec] = {**_OUTPUT, **_POINTING, **_COPIED}
-"""Stored columns by name."""
+AIA_KEYWORDS: dict[str, KeywordSpec] = {**_OUTPUT, **_POINTING, **_COPIED}
+"""Stored columns of AIA frames by name."""
+
+_HMI_ONLY = {
+    "T_REC": KeywordSpec("nominal time of the record, UTC (JSOC writes it in TAI)", "time", "i8"),
+    "CALVER64": KeywordSpec("version of the calibration, as bits", dtype="i8"),
+    "QUALLEV1": KeywordSpec("quality bits of the filtergrams that the observable was made from", dtype="i8"),
+    "CRDER1": KeywordSpec("estimated random error of CRPIX1 and CRVAL1", "arcsec"),
+    "HCAMID": KeywordSpec("camera", dtype="i8"),
+}
+_AIA_ONLY = {"EXPTIME", "DEG_COR", "AECTYPE", "ACS_ECLP", "SAT_ROT", "INST_ROT", "TEMPCCD", "TEMPFPAD", "FSN", "NSPIKES",
+             "NSATPIX", "POINTING", "DATAP99", "PERCENTD", "LVL_NUM"}  # fmt: skip
+HMI_KEYWORDS: dict[str, KeywordSpec] = {
+    **{name: spec for name, spec in AIA_KEYWORDS.items() if name not in _AIA_ONLY},
+    **_HMI_ONLY,
+}
+"""Stored columns of HMI frames by name."""
+
+EVE_KEYWORDS: dict[str, KeywordSpec] = {
+    "SAMPLES": KeywordSpec("samples of 10 s that the minute's mean is over", dtype="i8"),
+    "FLAGS": KeywordSpec("all FLAGS of the minute's samples, joined bit by bit; 0 is good", dtype="i8"),
+    "SC_FLAGS": KeywordSpec("all SC_FLAGS of the minute's samples, joined bit by bit; 0 is good", dtype="i8"),
+}
+"""Stored columns of EVE minutes by name (EVE level-2 release notes)."""
 
 _WORDS = {"YES": 1.0, "NO": 0.0, "T": 1.0, "F": 0.0}
 
@@ -113,6 +135,7 @@ def number(value: Any) -> float | None:
     return None
 
 
-def copied(header: dict[str, Any]) -> dict[str, float]:
+def copied(header: dict[str, Any], stored: dict[str, KeywordSpec] = AIA_KEYWORDS) -> dict[str, float]:
     """Return the stored keywords that are taken over from a source header as they are."""
-    return {name: value for name in _COPIED if (value := number(header.get(name))) is not None}
+    names = (name for name in stored if name in _COPIED or (name in _HMI_ONLY and not stored[name].is_time))
+    return {name: value for name in names if (value := number(header.get(name))) is not None}

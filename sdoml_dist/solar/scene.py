@@ -103,7 +103,7 @@ class Regions:
     latitude_deg, longitude_deg : numpy.ndarray
         Heliographic latitude; Carrington longitude at emergence.
     strength, size_deg, tilt_deg : numpy.ndarray
-        Peak strength (1 is a typical region), Gaussian size and tilt of the bipole.
+        Peak strength (1 is a typical region), Gaussian size, and tilt of the bipole, from west towards north.
     """
 
     emergence_day: np.ndarray
@@ -165,7 +165,7 @@ def active_regions(seed: int) -> Regions:
         strength=strength,
         size_deg=2.2 * strength**0.4 * rng.uniform(0.8, 1.3, number),
         # Joy's law: tilt of half the latitude, leading spot nearer to the equator.
-        tilt_deg=0.5 * latitude + rng.normal(0, 8.0, number),
+        tilt_deg=-0.5 * latitude + rng.normal(0, 8.0, number),
     )
 
 

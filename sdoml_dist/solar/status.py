@@ -19,6 +19,8 @@ class FrameStatus(IntEnum):
     """No frame lies within the tolerance of the slot."""
     MISSING_AT_SOURCE = 11
     """The source announced a frame but no longer has it (for example HTTP 404)."""
+    MISSING_NO_SAMPLE = 12
+    """The instrument gave no valid sample: it was switched off, or its value is marked missing."""
 
     REJECTED_QUALITY = 20
     """QUALITY is not 0."""

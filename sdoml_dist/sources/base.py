@@ -16,7 +16,7 @@ class FrameRecord:
     Attributes
     ----------
     channel : str
-        Channel name, for example ``"171A"``.
+        Name of the bundle, for example ``"171A"`` or ``"B"``.
     time : numpy.datetime64
         Observation time in UTC, nanosecond unit (T_OBS where the source knows it, else the time in the file name).
     locator : str
@@ -29,6 +29,8 @@ class FrameRecord:
         QUALITY, where the source knows it without reading the frame.
     version : str
         Grows with reprocessing (DATE or RECNUM): of two frames with one time the greater version is taken.
+    segments : tuple of (str, FrameRecord)
+        The files of a record that has several, by the names of their segments.
     """
 
     channel: str
@@ -38,12 +40,18 @@ class FrameRecord:
     checksum: str | None = None
     quality: int | None = None
     version: str = ""
+    segments: tuple[tuple[str, FrameRecord], ...] = ()
+
+    @property
+    def key(self) -> tuple[np.datetime64, str, str]:
+        """What records are sorted by: time, then version, then locator."""
+        return self.time, self.version, self.locator
 
 
 class Source(Protocol):
     """Where frames come from. Instances are cheap to make and travel to workers by pickle."""
 
-    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+    def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Do what has to be done once before workers start (for example build the index). Idempotent.
 
         Raises
@@ -52,8 +60,8 @@ class Source(Protocol):
             If the source cannot be reached.
         """
 
-    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
-        """List the frames of a channel with ``start <= time < end`` (UTC), sorted by time, then version."""
+    def candidates(self, bundle: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+        """List the frames of a bundle with ``start <= time < end`` (UTC), sorted by time, then version."""
 
     def stage(self, records: Sequence[FrameRecord]) -> None:
         """Announce the frames that will be fetched, for sources that deliver many at once. Idempotent.

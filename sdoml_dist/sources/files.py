@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import logging
@@ -21,23 +22,23 @@ from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.recipe import FilesConfig
 from sdoml_dist.solar.calibrate import observation_time
-from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.keywords import number
+from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError
-from sdoml_dist.solar.times import parse_fits_time
 from sdoml_dist.sources.base import FrameRecord
 from sdoml_dist.sources.download import fetch_bytes, pauses
 from sdoml_dist.sources.fits import read_header
+from sdoml_dist.sources.naming import CHANNEL_BY_WAVELENGTH, read_name
 
 logger = logging.getLogger("sdoml")
 
 # Where the header of a compressed SDO image ends: a primary header and some 200 cards, with room.
 _HEADER_BYTES = 64 * 2880
-_CHANNEL_BY_WAVELENGTH = {channel.wavelength_angstrom: name for name, channel in AIA.items()}
 _MD5 = re.compile(r"^[0-9a-f]{32}$")
 _SCHEMA = pa.schema(
     [
-        ("channel", pa.string()),
+        ("bundle", pa.string()),
+        ("segment", pa.string()),
         ("time", pa.timestamp("ns", tz="UTC")),
         ("path", pa.string()),
         ("size", pa.int64()),
@@ -48,7 +49,7 @@ _SCHEMA = pa.schema(
         ("problem", pa.string()),
     ]
 )
-_RECORD_COLUMNS = ["time", "path", "size", "checksum", "quality", "version"]
+_RECORD_COLUMNS = ["time", "segment", "path", "size", "checksum", "quality", "version"]
 _ROWS_PER_GROUP = 20_000
 _UNSETTLED = "unsettled"
 """State of a file that could not be opened: it is tried again next time."""
@@ -61,15 +62,20 @@ class FilesSource:
     ----------
     config : FilesConfig
         Where and how.
+    product : Product
+        What the files hold.
     index_url : str
         Folder for the index, anywhere fsspec reaches.
     index_options : dict
         Options of fsspec for that folder.
     """
 
-    def __init__(self, config: FilesConfig, index_url: str, index_options: dict[str, object] | None = None) -> None:
-        self.config = config
-        key = hashlib.sha256(f"{config.url}|{config.glob}|{config.index}|{config.name_pattern}".encode()).hexdigest()
+    def __init__(
+        self, config: FilesConfig, product: Product, index_url: str, index_options: dict[str, object] | None = None
+    ) -> None:
+        self.config, self.product = config, product
+        identity = f"{product.name}|{config.url}|{config.glob}|{config.index}|{config.name_pattern}"
+        key = hashlib.sha256(identity.encode()).hexdigest()
         self.index_url = f"{(config.index_cache or index_url).rstrip('/')}/{key[:16]}.parquet"
         self._index_options = {} if config.index_cache else dict(index_options or {})
 
@@ -103,7 +109,7 @@ class FilesSource:
             if details.get("type") != "directory"
         )
 
-    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+    def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Bring the index up to date; only new and changed files are looked into.
 
         Raises
@@ -134,7 +140,7 @@ class FilesSource:
             finally:
                 pool.shutdown(cancel_futures=True)
                 self._write_index(before.take(pa.array(kept, pa.int64())), rows)
-        lost = [row for row in rows if row["channel"] is None]
+        lost = [row for row in rows if row["bundle"] is None]
         if lost:
             logger.warning(
                 "%d of %d new files cannot be placed in time and are left out; the first: %s: %s",
@@ -143,7 +149,7 @@ class FilesSource:
 
     def _write_index(self, kept: pa.Table, rows: list[dict[str, Any]]) -> None:
         table = pa.concat_tables([kept, pa.Table.from_pylist(rows, _SCHEMA)])
-        order = [(name, "ascending") for name in ("channel", "time", "version", "path")]
+        order = [(name, "ascending") for name in ("bundle", "time", "version", "path")]
         buffer = io.BytesIO()
         pq.write_table(table.sort_by(order), buffer, row_group_size=_ROWS_PER_GROUP)
         filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
@@ -154,11 +160,11 @@ class FilesSource:
         etag = str(details.get("ETag", "")).strip('"')
         summed = self.config.verify_etag and self.config.url.startswith("s3://") and _MD5.match(etag)
         row: dict[str, Any] = {
-            "channel": None, "time": None, "path": path, "size": details.get("size"), "quality": None, "version": "",
-            "checksum": f"md5:{etag}" if summed else None, "state": state, "problem": None,
+            "bundle": None, "segment": None, "time": None, "path": path, "size": details.get("size"), "quality": None,
+            "version": "", "checksum": f"md5:{etag}" if summed else None, "state": state, "problem": None,
         }  # fmt: skip
         try:
-            if self.config.index == "header":
+            if self.config.index == "header" and self.product.kind == "images":
                 self._by_header(row)
             else:
                 self._by_name(row)
@@ -205,27 +211,24 @@ class FilesSource:
 
     def _by_header(self, row: dict[str, Any]) -> None:
         header = read_header(self._beginning(row["path"]))
-        wavelength = number(header.get("WAVELNTH"))
-        name = _CHANNEL_BY_WAVELENGTH.get(int(wavelength or 0))
-        if name is None:
-            raise ValueError(f"WAVELNTH is {header.get('WAVELNTH')!r}")
+        if self.product.name == "aia":
+            wavelength = number(header.get("WAVELNTH"))
+            bundle, segment = CHANNEL_BY_WAVELENGTH.get(int(wavelength or 0)), "image"
+            if bundle is None:
+                raise ValueError(f"WAVELNTH is {header.get('WAVELNTH')!r}")
+        else:
+            # Headers of HMI do not say which segment a file is; its name does.
+            named = read_name(row["path"], self.product, self.config.name_pattern)
+            bundle, segment = named.bundle, named.segment
         quality = header.get("QUALITY")
-        row["time"] = _utc(observation_time(header))
-        row["channel"] = name
-        row["quality"] = quality if isinstance(quality, int) else None
-        row["version"] = str(header.get("DATE") or "")
+        row |= {
+            "time": _utc(observation_time(header)), "bundle": bundle, "segment": segment,
+            "quality": quality if isinstance(quality, int) else None, "version": str(header.get("DATE") or ""),
+        }  # fmt: skip
 
     def _by_name(self, row: dict[str, Any]) -> None:
-        match = re.search(self.config.name_pattern, row["path"])
-        if match is None:
-            raise ValueError("the name does not follow source.name_pattern")
-        digits = re.sub(r"\D", "", match["time"]).ljust(14, "0")
-        text = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:10]}:{digits[10:12]}:{digits[12:14]}"
-        name = _CHANNEL_BY_WAVELENGTH.get(int(match["wavelength"]))
-        if name is None:
-            raise ValueError(f"there is no channel of {match['wavelength']} Angstrom")
-        row["time"] = _utc(parse_fits_time(text))
-        row["channel"] = name
+        named = read_name(row["path"], self.product, self.config.name_pattern)
+        row |= {"time": _utc(named.time), "bundle": named.bundle, "segment": named.segment}
 
     def _has_index(self) -> bool:
         filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
@@ -236,20 +239,24 @@ class FilesSource:
         filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
         return pq.read_table(io.BytesIO(filesystem.cat_file(target)))
 
-    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
-        """List the files of a channel with ``start <= time < end``, sorted by time, then version.
+    def candidates(self, bundle: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+        """List the records of a bundle with ``start <= time < end``, sorted by time, then version.
 
         Only those row groups of the index are read that can hold them, so that a worker's memory does not grow with
         the number of files.
         """
         filesystem, target = fsspec.core.url_to_fs(self.index_url, **self._index_options)
         low, high = (pa.scalar(_utc(moment), pa.timestamp("ns", tz="UTC")) for moment in (start, end))
-        wanted = (pc.field("channel") == channel) & (pc.field("time") >= low) & (pc.field("time") < high)
+        wanted = (pc.field("bundle") == bundle) & (pc.field("time") >= low) & (pc.field("time") < high)
         with filesystem.open(target, "rb") as file:
             table = pq.read_table(file, columns=_RECORD_COLUMNS, filters=wanted)
         times = table["time"].cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False)
-        columns = [table[name].to_pylist() for name in _RECORD_COLUMNS if name != "time"]
-        return [FrameRecord(channel, moment, *rest) for moment, *rest in zip(times, *columns, strict=True)]
+        segments = table["segment"].to_pylist()
+        columns = [table[name].to_pylist() for name in _RECORD_COLUMNS[2:]]
+        files = [FrameRecord(bundle, moment, *rest) for moment, *rest in zip(times, *columns, strict=True)]
+        if len(self.product.bundle(bundle).segments) == 1:
+            return files
+        return _joined(files, segments)
 
     def stage(self, records: Sequence[FrameRecord]) -> None:
         """Nothing to do: files are fetched one by one."""
@@ -262,6 +269,21 @@ class FilesSource:
             f"{self.config.url.rstrip('/')}/{record.locator}", self.config.network, size=record.size,
             checksum=record.checksum, storage_options=self.config.storage_options,
         )  # fmt: skip
+
+
+def _joined(files: list[FrameRecord], segments: list[str]) -> list[FrameRecord]:
+    """Join files of one time to records; of a segment that is there twice the last version counts."""
+    groups: dict[np.datetime64, dict[str, FrameRecord]] = {}
+    for file, segment in zip(files, segments, strict=True):
+        groups.setdefault(file.time, {})[segment] = file
+    return [
+        dataclasses.replace(
+            min(group.values(), key=lambda file: file.locator), size=None, checksum=None,
+            quality=next((file.quality for file in group.values() if file.quality), None),
+            version=max(file.version for file in group.values()), segments=tuple(sorted(group.items())),
+        )
+        for group in groups.values()
+    ]  # fmt: skip
 
 
 def _utc(moment: np.datetime64) -> int:

@@ -1,4 +1,4 @@
-"""AIA level 1 from JSOC: records by DRMS queries, files by exports that survive being interrupted.
+"""AIA level 1 and HMI from JSOC: records by DRMS queries, files by exports that survive being interrupted.
 
 JSOC's limits shape this: few requests at once, one query per day and channel, one export per run of evenly spaced
 frames (queries with many ranges are refused), and every answer is kept, so that nothing is asked twice.
@@ -6,12 +6,14 @@ frames (queries with many ranges are refused), and every answer is kept, so that
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import itertools
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,7 +28,7 @@ from drms.config import ServerConfig
 from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, UsageError
 from sdoml_dist.recipe import JsocConfig
-from sdoml_dist.solar.channels import AIA
+from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import parse_fits_time, utc_to_tai
 from sdoml_dist.sources.base import FrameRecord
@@ -34,6 +36,8 @@ from sdoml_dist.sources.download import fetch_bytes, pauses
 
 logger = logging.getLogger("sdoml")
 
+_PARTS = re.compile(r"([^\[]+)\[([^\]]+)\](.*)")
+"""Series, T_REC, and the rest of a record's name: further prime keys and segments."""
 _KEYS = ["T_REC", "T_OBS", "QUALITY", "DATE", "*recnum*"]
 _DAY = np.timedelta64(86400, "s")
 _MOST_FRAMES_PER_EXPORT = 500
@@ -67,20 +71,25 @@ def _tai(time_utc: np.datetime64) -> str:
 
 
 class JsocSource:
-    """Level-1 frames of JSOC.
+    """Frames of JSOC.
 
     Parameters
     ----------
     config : JsocConfig
         Address, email, limits.
+    product : Product
+        What is wanted.
     cache_url : str
         Folder for answers, states of exports, and files.
     options : dict
         Options of fsspec for that folder.
     """
 
-    def __init__(self, config: JsocConfig, cache_url: str, options: dict[str, object] | None = None) -> None:
-        self.config, self.cache_url, self._options = config, cache_url.rstrip("/"), dict(options or {})
+    def __init__(
+        self, config: JsocConfig, product: Product, cache_url: str, options: dict[str, object] | None = None
+    ) -> None:
+        self.config, self.product = config, product
+        self.cache_url, self._options = cache_url.rstrip("/"), dict(options or {})
 
     def _file(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(f"{self.cache_url}/{name}", **self._options)
@@ -98,7 +107,12 @@ class JsocSource:
         put(filesystem, path, data)
 
     def _series(self, channel: str) -> str:
-        return self.config.series.get(channel, AIA[channel].series)
+        return self.config.series.get(channel, self.product.bundle(channel).series)
+
+    def _selector(self, channel: str) -> str:
+        """Return the second prime key of AIA's series as JSOC writes it; HMI's have none."""
+        wavelength = self.product.bundle(channel).wavelength
+        return "" if wavelength is None else f"[{wavelength}]"
 
     def _ask(self, what: str, question: Callable[[drms.Client], Any], email: str | None = None) -> Any:
         """Ask JSOC, again after a pause where it does not answer.
@@ -133,7 +147,7 @@ class JsocSource:
     def _email(self) -> str | None:
         return os.environ.get("JSOC_EMAIL") or self.config.email
 
-    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+    def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Ask once for one day, so that a wrong address or series shows before workers start.
 
         Raises
@@ -141,12 +155,12 @@ class JsocSource:
         EnvironmentFault
             If JSOC does not answer.
         """
-        for channel in channels:
-            self._day(channel, start.astype("datetime64[D]"))
+        for bundle in bundles:
+            self._day(bundle, start.astype("datetime64[D]"))
 
     def _day(self, channel: str, day: np.datetime64) -> pd.DataFrame:
         """Return the records of one UTC day: asked for once if the day is long past, else once an hour."""
-        name = f"records/{self._series(channel)}/{AIA[channel].wavelength_angstrom}/{day}.parquet"
+        name = f"records/{self._series(channel)}/{channel}/{day}.parquet"
         if (data := self._load(name)) is not None:
             table = pd.read_parquet(io.BytesIO(data))
             settled = (day + _SETTLED_DAYS).astype("datetime64[s]").astype(float)
@@ -155,7 +169,7 @@ class JsocSource:
                 return table
         first = day.astype("datetime64[ns]")
         length = int((utc_to_tai(first + _DAY) - utc_to_tai(first)) / np.timedelta64(1, "s"))
-        query = f"{self._series(channel)}[{_tai(first)}/{length}s][{AIA[channel].wavelength_angstrom}]"
+        query = f"{self._series(channel)}[{_tai(first)}/{length}s]{self._selector(channel)}"
         answer = self._ask(query, lambda client: client.query(query, key=_KEYS, convert_numeric=False))
         rows = []
         for row in answer.to_dict("records"):
@@ -178,8 +192,8 @@ class JsocSource:
         self._save(name, buffer.getvalue())
         return table
 
-    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
-        """List the records of a channel with ``start <= T_OBS < end``.
+    def candidates(self, bundle: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+        """List the records of a bundle with ``start <= T_OBS < end``.
 
         Raises
         ------
@@ -187,28 +201,45 @@ class JsocSource:
             FAILED_DOWNLOAD if JSOC does not answer.
         """
         records = []
-        wavelength = AIA[channel].wavelength_angstrom
+        segments = self.product.bundle(bundle).segments
         # T_OBS can lie some seconds outside the day that T_REC belongs to.
         margin = np.timedelta64(60, "s")
         days = np.arange((start - margin).astype("datetime64[D]"), (end + margin).astype("datetime64[D]") + 1)
         for day in days:
             try:
-                table = self._day(channel, day)
+                table = self._day(bundle, day)
             except EnvironmentFault as error:
                 raise FrameError(FrameStatus.FAILED_DOWNLOAD, error.what) from None
             for row in table.itertuples(index=False):
                 moment = np.datetime64(row.time, "ns")
                 if start <= moment < end:
-                    locator = f"{self._series(channel)}[{row.record}][{wavelength}]{{image}}"
-                    records.append(
-                        FrameRecord(channel, moment, locator, quality=int(row.quality), version=str(row.version))
+                    locator = f"{self._series(bundle)}[{row.record}]{self._selector(bundle)}"
+                    files = tuple(
+                        (name, FrameRecord(bundle, moment, f"{locator}{{{name}}}", version=str(row.version)))
+                        for name in segments
                     )
-        return sorted(records, key=lambda record: (record.time, record.version))
+                    records.append(
+                        FrameRecord(
+                            bundle,
+                            moment,
+                            f"{locator}{{{','.join(segments)}}}",
+                            quality=int(row.quality),
+                            version=str(row.version),
+                            segments=files,
+                        )  # fmt: skip
+                    )
+        return sorted(records, key=lambda record: record.key)
+
+    def _has(self, record: FrameRecord) -> bool:
+        filesystem, path = self._file(self._cached(record))
+        return bool(filesystem.exists(path))
 
     def _cached(self, record: FrameRecord) -> str:
+        """Return the name of a file in the cache."""
         series, moment = record.locator.split("[")[:2]
-        safe = moment.rstrip("]").replace(":", "").replace(".", "")
-        return f"files/{series}/{AIA[record.channel].wavelength_angstrom}/{safe}.fits"
+        safe = moment.split("]")[0].replace(":", "").replace(".", "")
+        segment = record.locator.partition("{")[2].rstrip("}")
+        return f"files/{series}/{record.channel}/{safe}.{segment}.fits"
 
     def stage(self, records: Sequence[FrameRecord]) -> None:
         """Export the records into the cache, with as few requests as their spacing allows.
@@ -231,12 +262,13 @@ class JsocSource:
         FrameError
             FAILED_DOWNLOAD if JSOC does not deliver it.
         """
-        data = self._load(self._cached(record))
+        file = record.segments[0][1] if len(record.segments) == 1 else record
+        data = self._load(self._cached(file))
         if data is None:
-            self.stage([record])
-            data = self._load(self._cached(record))
+            self.stage([dataclasses.replace(file, segments=(("", file),))])
+            data = self._load(self._cached(file))
         if data is None:
-            raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"JSOC exported no file for {record.locator}")
+            raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"JSOC exported no file for {file.locator}")
         return data
 
     def export(self, records: Sequence[FrameRecord]) -> None:
@@ -249,7 +281,7 @@ class JsocSource:
         EnvironmentFault
             If JSOC does not answer or refuses.
         """
-        missing = [record for record in records if self._load(self._cached(record)) is None]
+        missing = [record for record in records if any(not self._has(file) for _, file in record.segments)]
         if missing and not self._email():
             raise UsageError(
                 "JSOC exports need an email address that is registered there.",
@@ -291,30 +323,39 @@ class JsocSource:
         if not request.has_succeeded(skip_update=True):
             self._save(state_name, b"{}")
             raise EnvironmentFault(f"JSOC could not export {query}: status {request.status}", "", "Try again later.")
-        wanted = {record.locator.split("{")[0]: record for record in records}
+        wanted = {_record_and_segment(file.locator, ""): file for record in records for _, file in record.segments}
         for _, row in request.urls.iterrows():
-            record = wanted.get(str(row["record"]).split("{")[0])
-            if record is not None and self._load(self._cached(record)) is None:
-                self._save(self._cached(record), fetch_bytes(str(row["url"]), network))
+            file = wanted.get(_record_and_segment(str(row["record"]), str(row["filename"])))
+            if file is not None and not self._has(file):
+                self._save(self._cached(file), fetch_bytes(str(row["url"]), network))
+
+
+def _record_and_segment(record: str, filename: str) -> tuple[str, str]:
+    """Return a file's record and segment; where the record's name has no or several segments, the file's name has it."""
+    name, _, segment = record.partition("{")
+    segment = segment.rstrip("}")
+    if not segment or "," in segment:
+        segment = filename.split(".")[-2] if filename.count(".") > 1 else "image"
+    return name, segment
 
 
 def _queries(records: list[FrameRecord]) -> Iterator[tuple[str, list[FrameRecord]]]:
-    """Join records into runs of evenly spaced T_REC, each one query: ``series[first/length@step][wavelength]{image}``."""
+    """Join records into runs of evenly spaced T_REC, each one query: ``series[first/length@step][key]{segments}``."""
     keyed = []
     for record in records:
-        series, moment, wavelength = (part.split("]")[0] for part in record.locator.split("["))
-        keyed.append((series, wavelength, parse_fits_time(moment), moment, record))
+        series, moment, rest = _PARTS.fullmatch(record.locator).groups()  # type: ignore[union-attr]
+        keyed.append((series, rest, parse_fits_time(moment), moment, record))
     keyed.sort(key=lambda item: item[:3])
     run: list[Any] = []
 
     def close() -> tuple[str, list[FrameRecord]]:
-        series, wavelength, first, text, _ = run[0]
+        series, rest, first, text, _ = run[0]
         if len(run) == 1:
             span = text
         else:
             step = int((run[1][2] - first) / np.timedelta64(1, "s"))
             span = f"{text}/{step * len(run)}s@{step}s"
-        return f"{series}[{span}][{wavelength}]{{image}}", [item[-1] for item in run]
+        return f"{series}[{span}]{rest}", [item[-1] for item in run]
 
     for item in keyed:
         if run:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sdoml_dist.recipe import FilesConfig, JsocConfig, Recipe, SimulatorConfig
+from sdoml_dist.solar.products import Product
+from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.base import Source
 from sdoml_dist.store.storage import join, sidecar_options, sidecar_url
+
+if TYPE_CHECKING:
+    from sdoml_dist.sources.eve_source import EveSimulatorSource
+    from sdoml_dist.sources.hmi_simulator import HmiSimulatorSource
+    from sdoml_dist.sources.simulator import SimulatorSource
 
 
 def make_source(recipe: Recipe) -> Source:
@@ -13,15 +22,30 @@ def make_source(recipe: Recipe) -> Source:
     if isinstance(config, FilesConfig):
         from sdoml_dist.sources.files import FilesSource
 
-        return FilesSource(config, join(place, "index"), options)
+        return FilesSource(config, recipe.contents, join(place, "index"), options)
     if isinstance(config, SimulatorConfig):
-        from sdoml_dist.sources.simulator import SimulatorSource
-
-        return SimulatorSource(config.simulation)
+        return make_simulator(config.simulation, recipe.contents)
     if isinstance(config, JsocConfig):
         from sdoml_dist.sources.jsoc import JsocSource
 
-        return JsocSource(config, config.cache or join(place, "jsoc"), {} if config.cache else options)
+        return JsocSource(config, recipe.contents, config.cache or join(place, "jsoc"), {} if config.cache else options)
     from sdoml_dist.sources.synoptic import SynopticSource
 
     return SynopticSource(config)
+
+
+def make_simulator(
+    config: SimulationConfig, product: Product
+) -> SimulatorSource | HmiSimulatorSource | EveSimulatorSource:
+    """Return the simulator of a product."""
+    if product.name == "aia":
+        from sdoml_dist.sources.simulator import SimulatorSource
+
+        return SimulatorSource(config)
+    if product.name == "eve":
+        from sdoml_dist.sources.eve_source import EveSimulatorSource
+
+        return EveSimulatorSource(config)
+    from sdoml_dist.sources.hmi_simulator import HmiSimulatorSource
+
+    return HmiSimulatorSource(config, product)

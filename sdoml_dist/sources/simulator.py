@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from sdoml_dist.atomic import write_atomic
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.degradation import DegradationTable
 from sdoml_dist.solar.detector import SATURATION_DN, expose
@@ -309,15 +308,6 @@ def level1_fits(config: SimulationConfig, frame: PlannedFrame) -> bytes:
     return data[: int(len(data) * 0.6)] if frame.fault == "corrupt" else data
 
 
-def write_frame(config: SimulationConfig, folder: str | Path, frame: PlannedFrame) -> Path | None:
-    """Write a frame's file below a folder, as a whole or not at all; None for a missing frame."""
-    if frame.fault == "missing":
-        return None
-    path = Path(folder) / "level1" / frame.channel / frame.file_name
-    write_atomic(path, level1_fits(config, frame))
-    return path
-
-
 def write_calibration(
     config: SimulationConfig, folder: str | Path, start: np.datetime64, end: np.datetime64
 ) -> tuple[Path, Path]:
@@ -342,15 +332,15 @@ class SimulatorSource:
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config
 
-    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+    def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Nothing has to be prepared."""
 
-    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+    def candidates(self, bundle: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
         """List the frames observed in [start, end)."""
         margin = np.timedelta64(10, "s")
-        frames = mission_frames(self.config, [channel], start - margin, end + margin)
+        frames = mission_frames(self.config, [bundle], start - margin, end + margin)
         return [
-            FrameRecord(channel, frame.observed, f"simulator:{channel}/{frame.nominal}")
+            FrameRecord(bundle, frame.observed, f"simulator:{bundle}/{frame.nominal}")
             for frame in frames
             if frame.fault != "missing" and start <= frame.observed < end
         ]
@@ -362,3 +352,10 @@ class SimulatorSource:
         """Render a frame and return its FITS file."""
         nominal = np.datetime64(record.locator.rsplit("/", 1)[1], "ns")
         return level1_fits(self.config, planned_frame(self.config, record.channel, nominal))
+
+    def files(self, channel: str, start: np.datetime64, end: np.datetime64) -> Iterator[tuple[str, FrameRecord]]:
+        """Yield the path below a folder and the record of every file with a nominal time in [start, end)."""
+        for frame in mission_frames(self.config, [channel], start, end):
+            if frame.fault != "missing":
+                record = FrameRecord(channel, frame.observed, f"simulator:{channel}/{frame.nominal}")
+                yield f"level1/{channel}/{frame.file_name}", record

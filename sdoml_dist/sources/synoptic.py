@@ -26,21 +26,21 @@ class SynopticSource:
     def __init__(self, config: SynopticConfig) -> None:
         self.config = config
 
-    def prepare(self, channels: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
+    def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Nothing has to be prepared: names follow from times."""
 
-    def candidates(self, channel: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
+    def candidates(self, bundle: str, start: np.datetime64, end: np.datetime64) -> list[FrameRecord]:
         """List the files that should exist with ``start <= time < end``; times are those of the names."""
         step = self.config.cadence_s * 1_000_000_000
         low, high = (-(-int(time.astype("datetime64[ns]").astype(np.int64)) // step) for time in (start, end))
-        wavelength = AIA[channel].wavelength_angstrom
+        wavelength = AIA[bundle].wavelength_angstrom
         records = []
         for index in range(low, high):
             time = np.datetime64(index * step, "ns")
             text = str(time.astype("datetime64[m]"))
             day, clock = text[:10], text[11:]
             name = f"AIA{day.replace('-', '')}_{clock.replace(':', '')}_{wavelength:04d}.fits"
-            records.append(FrameRecord(channel, time, f"{day.replace('-', '/')}/H{clock[:2]}00/{name}"))
+            records.append(FrameRecord(bundle, time, f"{day.replace('-', '/')}/H{clock[:2]}00/{name}"))
         return records
 
     def stage(self, records: Sequence[FrameRecord]) -> None:

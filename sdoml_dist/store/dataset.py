@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import icechunk
 import numpy as np
@@ -22,10 +22,11 @@ from sdoml_dist.errors import EnvironmentFault, StoreError
 from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe, Store, difference
 from sdoml_dist.recipe_file import parse_recipe
+from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.storage import environment_fault, icechunk_storage, local_path
-from sdoml_dist.store.template import ensure_template, group_path, root_attributes
+from sdoml_dist.store.template import ensure_template, group_path, product_attributes
 
 BRANCH = "main"
 _THREADS = 16
@@ -101,20 +102,25 @@ def session_at(repository: icechunk.Repository, version: str | None) -> icechunk
         ) from None
 
 
-def stored_recipe(root: zarr.Group) -> Recipe:
-    """Return the recipe that a dataset was built from."""
-    return parse_recipe(root.attrs["recipe"], "stored in the dataset")
+def products_of(root: zarr.Group) -> list[str]:
+    """Return the names of the products that a dataset holds, in the order of the catalogue."""
+    return [name for name in PRODUCTS if name in root and "recipe" in root[name].attrs]
+
+
+def stored_recipe(product: zarr.Group) -> Recipe:
+    """Return the recipe that a product was built from."""
+    return parse_recipe(product.attrs["recipe"], "stored in the dataset")
 
 
 class Dataset:
-    """A dataset opened for writing by its one driver.
+    """One product of a dataset, opened for writing by the dataset's one driver.
 
     Parameters
     ----------
     plan : Plan
         What to build.
     calibration : dict
-        Versions and hashes of the calibration tables, kept in the root attributes.
+        Versions and hashes of the calibration tables, kept in the product's attributes.
     extend : bool
         Whether the stored period may grow to the plan's.
     """
@@ -138,18 +144,21 @@ class Dataset:
 
     def _adopt(self, calibration: dict[str, Any], extend: bool) -> None:
         """Create what the plan needs, or refuse a plan that does not fit what is there."""
-        root = zarr.open_group(self._session.store, mode="a")
-        fresh = "recipe" not in root.attrs
+        product = zarr.open_group(self._session.store, mode="a").require_group(self.plan.recipe.product)
+        fresh = "recipe" not in product.attrs
         if not fresh:
-            self._refuse_drift(stored_recipe(root), dict(root.attrs["calibration"]), calibration, extend)
-        wanted = root_attributes(self.plan, calibration)
-        if fresh or root.attrs["plan_id"] != wanted["plan_id"] or self._lacks_years(root):
-            root.attrs.update(wanted)
-            ensure_template(root, self.plan)
-            self._commit("create" if fresh else "extend the period", {})
+            self._refuse_drift(stored_recipe(product), dict(product.attrs["calibration"]), calibration, extend)
+        wanted = product_attributes(self.plan, calibration)
+        if fresh or product.attrs["plan_id"] != wanted["plan_id"] or self._lacks_years(product):
+            product.attrs.update(wanted)
+            ensure_template(product, self.plan)
+            self._commit(f"{self.plan.recipe.product}: {'create' if fresh else 'extend the period'}", {})
 
-    def _lacks_years(self, root: zarr.Group) -> bool:
-        return any(group_path(year) not in root for year in self.plan.years())
+    def _lacks_years(self, product: zarr.Group) -> bool:
+        return any(group_path(year) not in product for year in self.plan.years())
+
+    def _product(self, mode: Literal["r", "r+"] = "r") -> zarr.Group:
+        return zarr.open_group(self._session.store, path=self.plan.recipe.product, mode=mode)
 
     def _refuse_drift(
         self, stored: Recipe, old_calibration: dict[str, Any], calibration: dict[str, Any], extend: bool
@@ -185,8 +194,7 @@ class Dataset:
 
     def status(self, year: int) -> np.ndarray:
         """Return the status codes of a year, shape (slots, channels), uint8."""
-        root = zarr.open_group(self._session.store, mode="r")
-        codes: np.ndarray = np.asarray(root[f"{group_path(year)}/status"][:])
+        codes: np.ndarray = np.asarray(self._product()[f"{group_path(year)}/status"][:])
         return codes
 
     def pending(self, retry: Iterable[str] = ()) -> list[tuple[Unit, np.ndarray]]:
@@ -202,10 +210,11 @@ class Dataset:
         for code in FrameStatus:
             again[int(code)] |= code.outcome in set(retry)
         tables = {year: again[self.status(year)] for year in self.plan.years()}
-        column = {name: index for index, name in enumerate(self.plan.recipe.channels)}
+        recipe = self.plan.recipe
+        columns = {bundle.name: [recipe.channels.index(name) for name in bundle.channels] for bundle in recipe.bundles}
         work = []
         for unit in self.plan.units():
-            todo = np.flatnonzero(tables[unit.year][unit.start : unit.stop, column[unit.channel]])
+            todo = np.flatnonzero(tables[unit.year][unit.start : unit.stop, columns[unit.bundle]].any(axis=1))
             if todo.size:
                 work.append((unit, todo + unit.start))
         return work
@@ -243,13 +252,13 @@ class Dataset:
         by_year: dict[int, list[Receipt]] = defaultdict(list)
         for receipt in receipts:
             by_year[receipt.unit.year].append(receipt)
-        root = zarr.open_group(self._session.store, mode="r+")
+        product = self._product("r+")
         jobs: list[Callable[[], None]] = []
         for year, group in by_year.items():
             names = {f"keywords/{name}" for receipt in group for name in receipt.keywords}
             names |= {f"moments/{name}" for receipt in group for name in receipt.moments}
             for name in sorted(names | {"status"}):
-                array = root[f"{group_path(year)}/{name}"]
+                array = product[f"{group_path(year)}/{name}"]
                 assert isinstance(array, zarr.Array)
                 jobs.append(partial(_update, array, name, group, column))
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -258,8 +267,8 @@ class Dataset:
 
     @contextlib.contextmanager
     def writing(self, message: str) -> Iterator[zarr.Group]:
-        """Change small arrays through the root group; committed at the end if anything has changed."""
-        yield zarr.open_group(self._session.store, mode="r+")
+        """Change small arrays through the product's group; committed at the end if anything has changed."""
+        yield self._product("r+")
         if self._session.has_uncommitted_changes:
             self._commit(message, {})
 
@@ -308,37 +317,39 @@ def _update(array: zarr.Array[Any], name: str, receipts: list[Receipt], column: 
             if values is None:
                 continue
             inside = (receipt.slots >= low) & (receipt.slots < high)
-            block[receipt.slots[inside] - low, column[receipt.unit.channel]] = values[inside]
+            columns = [column[name] for name in receipt.channels]
+            block[np.ix_(receipt.slots[inside] - low, columns)] = values[inside]
         array[low:high] = block
 
 
 def write_unit(
     fork_bytes: bytes,
+    recipe: Recipe,
     unit: Unit,
-    shard_slots: int,
     slots: np.ndarray,
-    images: np.ndarray,
+    values: dict[str, np.ndarray],
     headers: list[str],
-    histograms: np.ndarray,
+    histograms: dict[str, np.ndarray],
 ) -> bytes:
-    """Write what a unit made into its shard, through a fresh fork; runs on the worker.
+    """Write what a unit made into its shards, through a fresh fork; runs on the worker.
 
     Parameters
     ----------
     fork_bytes : bytes
         Pickled fork of the driver's session.
+    recipe : Recipe
+        The recipe.
     unit : Unit
         The unit.
-    shard_slots : int
-        Slots per shard.
     slots : numpy.ndarray
         Slots of the year that were processed, shape (frames,).
-    images : numpy.ndarray
-        The shard, shape (slots of the shard, y, x), float32; only the processed slots are used if others exist.
+    values : dict of str to numpy.ndarray
+        Per channel its shard, shape (slots of the shard, y, x) or (slots of the shard,), float32; only the processed
+        slots are used if others exist.
     headers : list of str
         JSON per processed slot.
-    histograms : numpy.ndarray
-        Shape (frames, bins), uint32.
+    histograms : dict of str to numpy.ndarray
+        Per image channel, shape (frames, bins), uint32.
 
     Returns
     -------
@@ -346,24 +357,27 @@ def write_unit(
         The pickled fork, to be merged by the driver.
     """
     fork = pickle.loads(fork_bytes)  # noqa: S301 - made by the driver of this run
-    group = zarr.open_group(fork.store, path=group_path(unit.year), mode="r+")
-    image, header, histogram = group[unit.channel], group[f"headers/{unit.channel}"], group[f"histogram/{unit.channel}"]
-    low = unit.shard * shard_slots
-    high = min(low + shard_slots, image.shape[0])
+    group = zarr.open_group(fork.store, path=f"{recipe.product}/{group_path(unit.year)}", mode="r+")
+    header = group[f"headers/{unit.bundle}"]
+    low = unit.shard * recipe.shard_slots
+    high = min(low + recipe.shard_slots, header.shape[0])
     index = slots - low
     # Frames of this shard that an earlier run finished stay as they are; the shard is written as a whole.
     others = np.ones(high - low, dtype=bool)
     others[index] = False
     text = np.asarray(header[low:high], dtype=object)
-    counts = np.asarray(histogram[low:high])
-    block = images[: high - low]
-    if any(text[others]):
-        before = np.asarray(image[low:high])
-        before[index] = block[index]
-        block = before
+    kept = any(text[others])
     text[index] = np.array(headers, dtype=object)
-    counts[index] = histograms
-    image[low:high] = block
     header[low:high] = text
-    histogram[low:high] = counts
+    for name, shard in values.items():
+        array, block = group[name], shard[: high - low]
+        if kept:
+            before = np.asarray(array[low:high])
+            before[index] = block[index]
+            block = before
+        array[low:high] = block
+    for name, rows in histograms.items():
+        counts = np.asarray(group[f"histogram/{name}"][low:high])
+        counts[index] = rows
+        group[f"histogram/{name}"][low:high] = counts
     return pickle.dumps(fork)

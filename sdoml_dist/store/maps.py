@@ -8,6 +8,9 @@ import numpy as np
 
 from sdoml_dist.errors import UsageError
 from sdoml_dist.solar.channels import AIA
+from sdoml_dist.solar.geometry import RSUN_REF_M
+from sdoml_dist.solar.hmi import WAVELENGTH_ANGSTROM
+from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import format_fits_time
 
@@ -50,8 +53,7 @@ def map_header(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> dict[
         )
     header: dict[str, Any] = {
         "SIMPLE": True, "NAXIS": 2, "CTYPE1": "HPLN-TAN", "CTYPE2": "HPLT-TAN", "CUNIT1": "arcsec", "CUNIT2": "arcsec",
-        "TELESCOP": "SDO/AIA", "INSTRUME": "AIA", "WAVELNTH": AIA[channel].wavelength_angstrom,
-        "WAVEUNIT": "angstrom", "LVL_NUM": 1.5, "BUNIT": "DN/s", "RSUN_REF": 696_000_000.0, "TIMESYS": "UTC",
+        "WAVEUNIT": "angstrom", "RSUN_REF": RSUN_REF_M, "TIMESYS": "UTC", **_instrument(channel),
     }  # fmt: skip
     for name in _NUMBERS:
         value = row[name].values.item() if name in row else None
@@ -60,9 +62,20 @@ def map_header(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> dict[
     # Level-1 headers of AIA give DATE-OBS as the start of the exposure and T_OBS as its middle.
     observed = row["T_OBS"].values.astype("datetime64[ns]")
     header["T_OBS"] = format_fits_time(observed) + "Z"
-    half = np.timedelta64(int(header["EXPTIME"] * 0.5e9), "ns")
+    half = np.timedelta64(int(header.get("EXPTIME", 0.0) * 0.5e9), "ns")
     header["DATE-OBS"] = format_fits_time(observed - half, 3)
     return header
+
+
+def _instrument(channel: str) -> dict[str, Any]:
+    """Return the keywords that name the instrument and the unit."""
+    if channel in AIA:
+        return {"TELESCOP": "SDO/AIA", "INSTRUME": "AIA", "WAVELNTH": AIA[channel].wavelength_angstrom, "LVL_NUM": 1.5,
+                "BUNIT": "DN/s"}  # fmt: skip
+    spec = PRODUCTS[PRODUCT_OF_CHANNEL[channel]].channels[channel]
+    content = {"M": "MAGNETOGRAM", "V": "DOPPLERGRAM", "I": "CONTINUUM INTENSITY"}.get(channel[0], f"{channel.upper()}")
+    return {"TELESCOP": "SDO/HMI", "INSTRUME": "HMI", "WAVELNTH": WAVELENGTH_ANGSTROM, "CONTENT": content,
+            "BUNIT": spec.unit}  # fmt: skip
 
 
 def to_map(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> GenericMap:
@@ -80,7 +93,7 @@ def to_map(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> GenericMa
     Returns
     -------
     sunpy.map.GenericMap
-        An AIA map in DN/s, north up, with the observer of the frame.
+        An AIA map in DN/s or an HMI map in G, m/s or DN/s, north up, with the observer of the frame.
 
     Raises
     ------

@@ -21,10 +21,12 @@ class Receipt:
         The unit.
     slots : numpy.ndarray
         Slots of the year that were processed, shape (frames,).
+    channels : tuple of str
+        What the unit's bundle makes.
     status : numpy.ndarray
-        Status codes, shape (frames,), uint8.
+        Status codes, shape (frames, channels), uint8.
     keywords, moments : dict of str to numpy.ndarray
-        Values per frame, shape (frames,).
+        Values, shape (frames, channels).
     fork : bytes
         The pickled fork of the session through which the shard was written; empty if nothing was written.
     started, seconds, read_bytes, peak_memory_bytes
@@ -35,6 +37,7 @@ class Receipt:
 
     unit: Unit
     slots: np.ndarray
+    channels: tuple[str, ...]
     status: np.ndarray
     keywords: dict[str, np.ndarray]
     moments: dict[str, np.ndarray]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-BINS = 256
+BINS = 288
 # Bins are even in asinh(value / _SOFTENING), so that they follow a logarithm for bright pixels and a line near zero;
-# the range holds -1e3 to 1e7 DN/s, beyond what AIA's 14-bit camera can give with the shortest exposures.
+# the range holds -1e4 (gauss and m/s of HMI) to 1e7 (DN/s, beyond what AIA's 14-bit camera gives at the shortest exposure).
 _SOFTENING = 0.05
-_LOW = float(np.arcsinh(-1e3 / _SOFTENING))
+_LOW = float(np.arcsinh(-1e4 / _SOFTENING))
 _STEP = (float(np.arcsinh(1e7 / _SOFTENING)) - _LOW) / BINS
 
 MOMENTS = {
@@ -103,7 +103,7 @@ def quantiles(histogram: np.ndarray, levels: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        Shape (levels,), NaN if the histogram is empty. Bins are about 10 % wide, and values are accurate to that.
+        Shape (levels,), NaN if the histogram is empty. Bins are about 11 % wide, and values are accurate to that.
     """
     cumulative = np.concatenate([[0.0], np.cumsum(histogram, dtype=np.float64)])
     if cumulative[-1] == 0:
