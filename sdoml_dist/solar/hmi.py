@@ -166,12 +166,15 @@ def calibrate_hmi(
         With the status that says why the record cannot be used.
     """
     time = check_hmi_header(header)
+    expected = settings.expected_shape
     for name in bundle.segments:
         if name not in segments:
             raise FrameError(FrameStatus.MISSING_AT_SOURCE, f"the segment {name} is not there")
-        shape = segments[name].shape
-        if len(shape) != 2 or (settings.expected_shape is not None and shape != settings.expected_shape):
-            raise FrameError(FrameStatus.FAILED_SHAPE, f"segment {name} is {shape}, expected {settings.expected_shape}")
+        # All segments of a record have one shape, even where any would do.
+        shape, wanted = segments[name].shape, expected or (segments[name].shape[-1],) * 2
+        if shape != wanted:
+            raise FrameError(FrameStatus.FAILED_SHAPE, f"segment {name} is {shape}, expected {wanted}")
+        expected = wanted
     pointing, _ = frame_pointing(header, WAVELENGTH_ANGSTROM, time, settings, None)
     planes = _planes(segments, header, bundle, pointing, disambiguation, orientation)
     pixels = settings.pixels
