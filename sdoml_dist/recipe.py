@@ -171,6 +171,17 @@ class Network(Section):
     """Longest time for one attempt at one file, however slowly it trickles in."""
 
 
+def _no_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse credentials in a recipe."""
+    for key in json.dumps(options).lower().split('"')[1::2]:
+        if key in ("key", "secret") or any(word in key for word in _SECRET_WORDS):
+            raise ValueError(
+                f"{key!r} looks like a secret, and the recipe is stored inside the dataset; "
+                "give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...)"
+            )
+    return options
+
+
 class FilesConfig(Section):
     """FITS files in a folder or object store, anywhere fsspec reaches (local, http, s3, gs)."""
 
@@ -198,16 +209,7 @@ class FilesConfig(Section):
     """Options for fsspec, for example ``{anon: true}`` or ``{endpoint_url: ...}``. Never put secrets here."""
     network: Network = Network.model_validate({})
 
-    @field_validator("storage_options")
-    @classmethod
-    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
-        for key in json.dumps(options).lower().split('"')[1::2]:
-            if key in ("key", "secret") or any(word in key for word in _SECRET_WORDS):
-                raise ValueError(
-                    f"{key!r} looks like a secret, and the recipe is stored inside the dataset; "
-                    "give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...)"
-                )
-        return options
+    _secrets = field_validator("storage_options")(_no_secrets)
 
 
 class SynopticConfig(Section):
@@ -252,7 +254,28 @@ class SimulatorConfig(Section):
     """The simulated Sun, spacecraft and faults."""
 
 
-SourceConfig = Annotated[FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig, Field(discriminator="kind")]
+class PublishedConfig(Section):
+    """A dataset in one of SDOML's published layouts, whose images are calibrated already; for ``sdoml import``."""
+
+    kind: Literal["published"]
+    layout: Literal["sdoml-v1", "sdoml-v2"]
+    """``sdoml-v1``: tree of .npz files. ``sdoml-v2``: Zarr with keywords as lists in the attributes."""
+    url: str
+    """Folder or bucket of the tree or of the Zarr store."""
+    pixels: int | None = Field(512, ge=16)
+    """Size of the images."""
+    index_cache: str | None = None
+    """Where the index is kept as Parquet. By default ``<store>/sdoml/index``."""
+    storage_options: dict[str, Any] = Field(default_factory=dict)
+    """Options for fsspec, for example ``{anon: true}``. Never put secrets here."""
+    network: Network = Network.model_validate({})
+
+    _secrets = field_validator("storage_options")(_no_secrets)
+
+
+SourceConfig = Annotated[
+    FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig | PublishedConfig, Field(discriminator="kind")
+]
 
 
 class Store(Section):
@@ -372,6 +395,8 @@ class Recipe(Section):
                 raise ValueError(f"calibration tables are for product 'aia', not for {self.product!r}")
             if isinstance(self.source, SynopticConfig):
                 raise ValueError(f"the synoptic tree holds AIA only, nothing of product {self.product!r}")
+        if isinstance(self.source, PublishedConfig) and self.calibration.degradation is not None:
+            raise ValueError("published images are corrected for degradation already")
         if self.product == "eve" and isinstance(self.source, JsocConfig):
             raise ValueError("EVE is not at JSOC; take its files with source.kind: files")
         return self
@@ -392,9 +417,11 @@ class Recipe(Section):
 
     @property
     def level(self) -> Literal["1", "1.5"]:
-        """Processing level of the source frames."""
+        """Processing level of the source frames; published images are past both."""
         if isinstance(self.source, FilesConfig):
             return self.source.level
+        if isinstance(self.source, PublishedConfig):
+            return "1.5"
         return "1.5" if isinstance(self.source, SynopticConfig) else "1"
 
     @property

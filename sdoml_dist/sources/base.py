@@ -31,6 +31,8 @@ class FrameRecord:
         Grows with reprocessing (DATE or RECNUM): of two frames with one time the greater version is taken.
     segments : tuple of (str, FrameRecord)
         The files of a record that has several, by the names of their segments.
+    state : str
+        What changes with the bytes (size and time of change, ETag, JSOC's record number), where the source knows it.
     """
 
     channel: str
@@ -41,6 +43,7 @@ class FrameRecord:
     quality: int | None = None
     version: str = ""
     segments: tuple[tuple[str, FrameRecord], ...] = ()
+    state: str = ""
 
     @property
     def key(self) -> tuple[np.datetime64, str, str]:

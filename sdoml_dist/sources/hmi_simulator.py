@@ -119,7 +119,7 @@ def _observed(config: SimulationConfig, bundle: str, time: np.datetime64) -> dic
     up = -np.sin(angle) * bx + np.cos(angle) * by + noise(_NOISE_TRANSVERSE_G)
     bz = bz + noise(_NOISE_LINE_OF_SIGHT_G)
     strength = np.sqrt(right**2 + up**2 + bz**2)
-    azimuth = np.degrees(np.arctan2(-right, up)) % 360
+    azimuth = np.degrees(np.arctan2(-right, up)) % 360 % 360  # a tiny negative angle becomes 360.0 at first
     flip = azimuth >= 180
     with np.errstate(invalid="ignore"):
         strong = strength > _WEAK_FIELD_G
