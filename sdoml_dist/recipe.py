@@ -477,6 +477,19 @@ def canonical_json(data: object) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def calibration_terms(recipe: Recipe, calibration: dict[str, Any]) -> dict[str, Any]:
+    """Return what pixel values depend on besides the source: grid, selection, vector field, tables."""
+    identity = recipe.identity()
+    terms = {name: identity[name] for name in ("grid", "selection", "vector") if name in identity}
+    return terms | {"tables": calibration}
+
+
+def calibration_id(recipe: Recipe, calibration: dict[str, Any]) -> int:
+    """Return the number that marks frames of one calibration; positive, 60 bits."""
+    text = canonical_json(calibration_terms(recipe, calibration))
+    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+
+
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """List what differs between two nested dictionaries, one readable line per leaf."""
     lines: list[str] = []

@@ -56,7 +56,7 @@ class Progress:
         self.peak_memory_bytes = max(self.peak_memory_bytes, receipt.peak_memory_bytes)
         for detail in receipt.details:
             logger.info("failed %s", detail)
-        self._bar.update(len(receipt.slots))
+        self._bar.update(receipt.status.size)
         if self.outcomes["failed"]:
             self._bar.set_postfix(failed=self.outcomes["failed"])
         if self._bar.disable and time.monotonic() - self._last >= self.every_s:

@@ -9,7 +9,7 @@ import pickle
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,12 @@ from sdoml_dist.engine.cluster import connect, preflight, ray
 from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, Stopped
+from sdoml_dist.pipelines.changes import changed
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.sources.make import make_source
-from sdoml_dist.store.dataset import Dataset
+from sdoml_dist.store.dataset import BRANCH, Dataset
 from sdoml_dist.store.finalise import finalise
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.receipt import Receipt
@@ -80,7 +81,7 @@ class _Record:
             json.dumps(
                 {
                     "unit": receipt.unit.unit_id,
-                    "frames": int(receipt.slots.size),
+                    "frames": int(receipt.status.size),
                     "outcomes": receipt.outcomes(),
                     "started_unix_s": receipt.started,
                     "seconds": receipt.seconds,
@@ -102,8 +103,8 @@ class _Record:
 
 
 def build(
-    recipe: Recipe, *, verb: str = "build", extend: bool = False, retry: tuple[str, ...] = (), cpus: int | None = None,
-    wait_s: float = 0.0,
+    recipe: Recipe, *, verb: str = "build", extend: bool = False, retry: tuple[str, ...] = (), refresh: bool = False,
+    cpus: int | None = None, wait_s: float = 0.0, branch: str = BRANCH,
 ) -> Summary:  # fmt: skip
     """Build a dataset, or go on where an earlier run stopped.
 
@@ -117,10 +118,14 @@ def build(
         Whether the period of an existing dataset may grow.
     retry : tuple of str
         Outcomes to try again: ``failed``, ``missing``, ``rejected``.
+    refresh : bool
+        Whether to do frames again whose source has changed since.
     cpus : int, optional
         CPUs of a private Ray.
     wait_s : float
         How long to wait for another driver's lease.
+    branch : str
+        Which line of commits to go on with.
 
     Returns
     -------
@@ -135,9 +140,13 @@ def build(
     plan = Plan(recipe)
     calibration = calibration_identity(recipe)
     with interruptible(), Lease(recipe.store, f"sdoml {verb}", wait_s) as lease:
-        dataset = Dataset(plan, calibration, extend)
+        dataset = Dataset(plan, calibration, extend, branch)
         work = dataset.pending(retry)
-        frames = sum(slots.size for _, slots in work)
+        source = make_source(recipe)
+        if refresh:
+            source.prepare([bundle.name for bundle in recipe.bundles], *_span(recipe))
+            work = _joined(work, changed(dataset, source, np.datetime64(time.time_ns(), "ns")))
+        frames = _count(work, recipe)
         total = plan.slots * len(recipe.channels)
         record = _Record(plan, verb)
         summary = Summary(ExitCode.COMPLETE, resumed_frames=total - frames, run_id=record.run_id)
@@ -147,7 +156,6 @@ def build(
         code = ExitCode.BUG
         try:
             if work:
-                source = make_source(recipe)
                 source.prepare([bundle.name for bundle in recipe.bundles], *_span(recipe))
                 with connect(cpus) as cluster:
                     summary.actors = preflight(plan, cluster, frames)
@@ -173,6 +181,22 @@ def build(
                 seconds=summary.seconds, busy_s=summary.busy_s, actors=summary.actors, commits=summary.commits,
             )  # fmt: skip
     return summary
+
+
+def _joined(
+    work: list[tuple[Unit, np.ndarray]], more: Iterable[tuple[Unit, np.ndarray]]
+) -> list[tuple[Unit, np.ndarray]]:
+    """Join two lists of work in the order of the plan."""
+    slots: dict[Unit, np.ndarray] = dict(work)
+    for unit, extra in more:
+        slots[unit] = np.union1d(slots[unit], extra) if unit in slots else extra
+    return sorted(slots.items(), key=lambda item: item[0])
+
+
+def _count(work: list[tuple[Unit, np.ndarray]], recipe: Recipe) -> int:
+    """Count the frames of some work: slots times channels."""
+    width = {bundle.name: len(bundle.channels) for bundle in recipe.bundles}
+    return sum(slots.size * width[unit.bundle] for unit, slots in work)
 
 
 def _span(recipe: Recipe) -> tuple[np.datetime64, np.datetime64]:
@@ -224,7 +248,7 @@ def _run(
     )
     brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
     stop = StopRequest(brake, resources.drain_s)
-    progress = Progress(sum(slots.size for _, slots in work), len(work))
+    progress = Progress(_count(work, plan.recipe), len(work))
     waiting: list[Receipt] = []
     faults: list[str] = []
     ended, committed = 0, time.monotonic()
@@ -233,7 +257,7 @@ def _run(
         nonlocal committed
         if waiting:
             lease.check()
-            number = sum(receipt.slots.size for receipt in waiting)
+            number = sum(receipt.status.size for receipt in waiting)
             dataset.commit(waiting, f"{len(waiting)} units, {number} frames", {"run_id": record.run_id})
             waiting.clear()
             record.save()

@@ -121,6 +121,8 @@ class ImagePipeline:
             work.status[row] = int(outcome.status)
             work.texts.append(outcome.text())
             work.read_bytes += outcome.read_bytes
+            if outcome.record is not None:
+                work.keywords["SOURCE_ID"][row] = outcome.record.source_id
             if outcome.frame is not None:
                 images = outcome.frame.image.reshape(len(bundle.channels), *outcome.frame.image.shape[-2:])
                 for column, (name, image) in enumerate(zip(bundle.channels, images, strict=True)):
@@ -133,17 +135,24 @@ class ImagePipeline:
                 work.note(f"{unit.bundle} {times[row]}: {outcome.status.label}: {outcome.detail}")
         return work
 
+    def chosen(self, unit: Unit, slots: np.ndarray) -> np.ndarray:
+        """Return the SOURCE_ID that each slot would get now, shape (frames,)."""
+        records = self._choose(unit.bundle, slot_times(unit.year, self.recipe.cadence)[slots])
+        return np.array([-1 if record is None else record.source_id for record in records], np.int64)
+
+    def _choose(self, bundle: str, times: np.ndarray) -> list[FrameRecord | None]:
+        tolerance, margin = np.timedelta64(self.recipe.tolerance, "s"), np.timedelta64(1, "ns")
+        candidates = self.source.candidates(bundle, times.min() - tolerance, times.max() + tolerance + margin)
+        return choose_frames(candidates, times, self.recipe.tolerance)
+
     def _outcomes(self, bundle: Bundle, times: np.ndarray) -> Iterator[_Outcome]:
         """Yield one outcome per slot; bytes of the next frames are fetched while one is calibrated."""
-        tolerance = np.timedelta64(self.recipe.tolerance, "s")
-        margin = np.timedelta64(1, "ns")
         try:
-            candidates = self.source.candidates(bundle.name, times.min() - tolerance, times.max() + tolerance + margin)
+            chosen = self._choose(bundle.name, times)
         except FrameError as error:
             for _ in times:
                 yield _Outcome(error.status, detail=error.detail)
             return
-        chosen = choose_frames(candidates, times, self.recipe.tolerance)
         try:
             self.source.stage([record for record in chosen if record is not None and not record.quality])
         except FrameError as error:

@@ -10,11 +10,19 @@ import numpy as np
 
 from sdoml_dist.pipelines.images import ImagePipeline
 from sdoml_dist.pipelines.series import SeriesPipeline
+from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Unit
-from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe import Recipe, calibration_id
+from sdoml_dist.solar.status import FrameStatus
+from sdoml_dist.sources.base import Source
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.dataset import write_unit
 from sdoml_dist.store.receipt import Receipt
+
+
+def make_pipeline(recipe: Recipe, source: Source) -> ImagePipeline | SeriesPipeline:
+    """Return what makes the units of a recipe."""
+    return ImagePipeline(recipe, source) if recipe.contents.kind == "images" else SeriesPipeline(recipe, source)
 
 
 class Preprocessor:
@@ -30,10 +38,8 @@ class Preprocessor:
 
     def __init__(self, recipe: Recipe, fork_bytes: bytes) -> None:
         self.recipe, self.fork_bytes = recipe, fork_bytes
-        source = make_source(recipe)
-        self._pipeline: ImagePipeline | SeriesPipeline = (
-            ImagePipeline(recipe, source) if recipe.contents.kind == "images" else SeriesPipeline(recipe, source)
-        )
+        self._pipeline = make_pipeline(recipe, make_source(recipe))
+        self._calibration = calibration_id(recipe, calibration_identity(recipe))
 
     def channels(self, unit: Unit) -> tuple[str, ...]:
         """Return the channels that a unit makes."""
@@ -51,6 +57,7 @@ class Preprocessor:
         """
         started, clock = time.time(), time.perf_counter()
         work = self._pipeline.process(unit, slots)
+        work.keywords["CALIBRATION"][work.status == int(FrameStatus.OK)] = self._calibration
         fork = write_unit(self.fork_bytes, self.recipe, unit, slots, work.values, work.texts, work.histograms)
         return Receipt(
             unit=unit, slots=slots, channels=work.channels, status=work.status, keywords=work.keywords,

@@ -76,11 +76,20 @@ class SeriesPipeline:
                     work.read_bytes += size
                     parts.append(series)
                     detail = ""
+                work.keywords["SOURCE_ID"][rows] = record.source_id
                 for row in rows:
                     work.texts[row] = _text(record.locator, detail)
         if parts:
             self._average(work, parts, times, slots - unit.shard * self.recipe.shard_slots)
         return work
+
+    def chosen(self, unit: Unit, slots: np.ndarray) -> np.ndarray:
+        """Return the SOURCE_ID that each slot would get now, shape (frames,)."""
+        times = slot_times(unit.year, self.recipe.cadence)[slots]
+        found = np.full(slots.size, -1, np.int64)
+        for record in self._records(unit.bundle, times):
+            found[self._rows(times, record)] = record.source_id
+        return found
 
     def _records(self, bundle: str, times: np.ndarray) -> list[FrameRecord]:
         """Return the newest version of every file that can hold samples of the slots, in order of time."""

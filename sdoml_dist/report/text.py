@@ -13,6 +13,8 @@ import pandas as pd
 from sdoml_dist.errors import ExitCode, UsageError
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe import Store
+from sdoml_dist.report.plan_text import human_bytes as human_bytes
+from sdoml_dist.report.plan_text import plan_table as plan_table
 from sdoml_dist.solar.times import parse_fits_time
 from sdoml_dist.store.dataset import BRANCH, open_repository
 from sdoml_dist.store.finalise import PATH
@@ -23,38 +25,6 @@ if TYPE_CHECKING:
     from sdoml_dist.engine.run import Summary
 
 _MOST_LINES = 50
-
-
-def human_bytes(number: float) -> str:
-    """Write a number of bytes with a decimal prefix."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if abs(number) < 1000:
-            return f"{number:.3g} {prefix}B"
-        number /= 1000
-    return f"{number:.3g} PB"
-
-
-def plan_table(plan: Plan) -> str:
-    """Describe a plan for people."""
-    recipe, estimate = plan.recipe, plan.estimate()
-    rows = [
-        ("recipe", f"{recipe.name}  (fingerprint {recipe.fingerprint}, plan {plan.plan_id})"),
-        ("period", f"{recipe.period.start} to {recipe.period.end} UTC, every {recipe.cadence} s"),
-        ("product", recipe.contents.title),
-        ("channels", ", ".join(recipe.channels)),
-        *([("image", f"{recipe.grid.pixels} x {recipe.grid.pixels}, Sun's radius {recipe.grid.solar_radius_arcsec:g}\" "
-                     f"= {recipe.grid.pixels * recipe.grid.solar_radius_arcsec / 2457.6:.2f} pixels")]
-          if recipe.contents.kind == "images" else []),
-        ("source", f"{recipe.source.kind}, level {recipe.level}, about {human_bytes(estimate.source_bytes)} to read"),
-        ("store", recipe.store.url),
-        ("frames", f"{estimate.frames:,} ({plan.slots:,} slots x {len(recipe.channels)} channels)"),
-        ("units", f"{estimate.units:,} shards of {recipe.shard_slots} slots"),
-        ("size", f"{human_bytes(estimate.stored_bytes)} in about {estimate.objects:,} objects "
-                 f"({human_bytes(estimate.raw_bytes)} uncompressed)"),
-        ("memory", f"{human_bytes(estimate.memory_per_actor_bytes)} per actor"),
-        ("time", f"about {estimate.core_hours:.3g} core-hours"),
-    ]  # fmt: skip
-    return "\n".join(f"{name:>10}  {value}" for name, value in rows)
 
 
 def accounting_table(store: str | Store, version: str | None = None, **options: Any) -> str:

@@ -112,7 +112,14 @@ def _product_checks(url: str, version: str | None, opened: Opened, sample: int, 
             _pixels(group, recipe, year, start, stop, status, sample, pixels)
         else:
             _values(group, recipe, year, start, stop, status, pixels)
-    checks += [known, outside, *([times, grid] if images else []), pixels, _statistics(opened.group, plan)]
+    checks += [
+        _calibrations(opened, plan),
+        known,
+        outside,
+        *([times, grid] if images else []),
+        pixels,
+        _statistics(opened.group, plan),
+    ]
     failed = Check(f"{name}: no frame failed", warning=True)
     table = accounting(url, version, product=name, **options)
     for channel in recipe.channels:
@@ -184,6 +191,19 @@ def _pixels(
             check.expect("header" in json.loads(str(text) or "{}"), f"{label}: header is not stored")
             counts = np.asarray(group[f"histogram/{name}"][row])
             check.expect(bool((counts == histogram).all()), f"{label}: pixels and stored histogram differ")
+
+
+def _calibrations(opened: Opened, plan: Plan) -> Check:
+    check = Check(f"{opened.name}: every frame's calibration is described")
+    described: Any = opened.group.attrs.get("calibrations", {})
+    for year, (start, stop) in plan.years().items():
+        good = np.asarray(opened.group[f"{group_path(year)}/status"][start:stop]) == int(FrameStatus.OK)
+        marks = np.asarray(opened.group[f"{group_path(year)}/keywords/CALIBRATION"][start:stop])[good]
+        for mark in np.unique(marks):
+            check.expect(
+                str(mark) in described, f"{year}: {np.count_nonzero(marks == mark)} frames of calibration {mark}"
+            )
+    return check
 
 
 def _values(

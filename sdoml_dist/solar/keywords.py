@@ -98,7 +98,17 @@ _COPIED = {
     "RECNUM": KeywordSpec("JSOC record number"),
 }
 
-AIA_KEYWORDS: dict[str, KeywordSpec] = {**_OUTPUT, **_POINTING, **_COPIED}
+PROVENANCE: dict[str, KeywordSpec] = {
+    "SOURCE_ID": KeywordSpec(
+        "hash of the source file's place and state; changes when the file does, -1 for none", dtype="i8"
+    ),
+    "CALIBRATION": KeywordSpec(
+        "which of the product's calibrations made the frame (attribute calibrations)", dtype="i8"
+    ),
+}
+"""Columns that every product has."""
+
+AIA_KEYWORDS: dict[str, KeywordSpec] = {**_OUTPUT, **_POINTING, **_COPIED, **PROVENANCE}
 """Stored columns of AIA frames by name."""
 
 _HMI_ONLY = {
@@ -117,6 +127,7 @@ HMI_KEYWORDS: dict[str, KeywordSpec] = {
 """Stored columns of HMI frames by name."""
 
 EVE_KEYWORDS: dict[str, KeywordSpec] = {
+    **PROVENANCE,
     "SAMPLES": KeywordSpec("samples of 10 s that the minute's mean is over", dtype="i8"),
     "FLAGS": KeywordSpec("all FLAGS of the minute's samples, joined bit by bit; 0 is good", dtype="i8"),
     "SC_FLAGS": KeywordSpec("all SC_FLAGS of the minute's samples, joined bit by bit; 0 is good", dtype="i8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,9 +51,23 @@ class FrameRecord:
         """What records are sorted by: time, then version, then locator."""
         return self.time, self.version, self.locator
 
+    @property
+    def source_id(self) -> int:
+        """A number that changes with the place, the version and the state of the bytes; positive, 60 bits."""
+        text = "|".join(str(part) for part in (self.locator, self.version, self.state, self.size, self.checksum))
+        return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
+
 
 class Source(Protocol):
-    """Where frames come from. Instances are cheap to make and travel to workers by pickle."""
+    """Where frames come from. Instances are cheap to make and travel to workers by pickle.
+
+    Attributes
+    ----------
+    sees_changes : bool
+        Whether listing the candidates tells which exist now and whether their bytes have changed.
+    """
+
+    sees_changes: bool
 
     def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Do what has to be done once before workers start (for example build the index). Idempotent.

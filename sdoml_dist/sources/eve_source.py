@@ -22,6 +22,8 @@ class EveSimulatorSource:
         The simulated mission; its rates of missing and cut-off files count, its flags are EVE's own.
     """
 
+    sees_changes = False
+
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config
 

@@ -49,7 +49,7 @@ _SCHEMA = pa.schema(
         ("problem", pa.string()),
     ]
 )
-_RECORD_COLUMNS = ["time", "segment", "path", "size", "checksum", "quality", "version"]
+_RECORD_COLUMNS = ["time", "segment", "path", "size", "checksum", "quality", "version", "state"]
 _ROWS_PER_GROUP = 20_000
 _UNSETTLED = "unsettled"
 """State of a file that could not be opened: it is tried again next time."""
@@ -69,6 +69,8 @@ class FilesSource:
     index_options : dict
         Options of fsspec for that folder.
     """
+
+    sees_changes = True
 
     def __init__(
         self, config: FilesConfig, product: Product, index_url: str, index_options: dict[str, object] | None = None
@@ -253,7 +255,10 @@ class FilesSource:
         times = table["time"].cast(pa.timestamp("ns")).to_numpy(zero_copy_only=False)
         segments = table["segment"].to_pylist()
         columns = [table[name].to_pylist() for name in _RECORD_COLUMNS[2:]]
-        files = [FrameRecord(bundle, moment, *rest) for moment, *rest in zip(times, *columns, strict=True)]
+        files = [
+            FrameRecord(bundle, moment, path, size, checksum, quality, version, state=state)
+            for moment, path, size, checksum, quality, version, state in zip(times, *columns, strict=True)
+        ]
         if len(self.product.bundle(bundle).segments) == 1:
             return files
         return _joined(files, segments)
@@ -281,6 +286,7 @@ def _joined(files: list[FrameRecord], segments: list[str]) -> list[FrameRecord]:
             min(group.values(), key=lambda file: file.locator), size=None, checksum=None,
             quality=next((file.quality for file in group.values() if file.quality), None),
             version=max(file.version for file in group.values()), segments=tuple(sorted(group.items())),
+            state="|".join(file.state for _, file in sorted(group.items())),
         )
         for group in groups.values()
     ]  # fmt: skip

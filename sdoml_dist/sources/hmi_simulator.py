@@ -214,6 +214,8 @@ class HmiSimulatorSource:
         Which of HMI's products.
     """
 
+    sees_changes = False
+
     def __init__(self, config: SimulationConfig, product: Product) -> None:
         self.config, self.product = config, product
         self.cadence_s = 45 if product.name == "hmi_45s" else 720

@@ -85,6 +85,8 @@ class JsocSource:
         Options of fsspec for that folder.
     """
 
+    sees_changes = True
+
     def __init__(
         self, config: JsocConfig, product: Product, cache_url: str, options: dict[str, object] | None = None
     ) -> None:

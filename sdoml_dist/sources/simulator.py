@@ -329,6 +329,8 @@ class SimulatorSource:
         The simulated mission.
     """
 
+    sees_changes = False
+
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config
 

@@ -23,6 +23,8 @@ class SynopticSource:
         Address, spacing and cache.
     """
 
+    sees_changes = False
+
     def __init__(self, config: SynopticConfig) -> None:
         self.config = config
 

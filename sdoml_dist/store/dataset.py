@@ -7,6 +7,7 @@ at once; a crash leaves readers at the previous commit and costs the units under
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +81,7 @@ def read_root(store: Store, version: str | None = None) -> zarr.Group:
 
 
 def session_at(repository: icechunk.Repository, version: str | None) -> icechunk.Session:
-    """Return a read-only session at a tag, a snapshot id or the newest commit.
+    """Return a read-only session at a tag, a branch, a snapshot id or the newest commit.
 
     Raises
     ------
@@ -92,6 +93,8 @@ def session_at(repository: icechunk.Repository, version: str | None) -> icechunk
     tags = repository.list_tags()
     if version in tags:
         return repository.readonly_session(tag=version)
+    if version in repository.list_branches():
+        return repository.readonly_session(branch=version)
     try:
         return repository.readonly_session(snapshot_id=version)
     except (icechunk.IcechunkError, ValueError):
@@ -112,6 +115,11 @@ def stored_recipe(product: zarr.Group) -> Recipe:
     return parse_recipe(product.attrs["recipe"], "stored in the dataset")
 
 
+def reprocess_branch(product: str) -> str:
+    """Return the name of the branch on which a product is reprocessed."""
+    return f"reprocess-{product}"
+
+
 class Dataset:
     """One product of a dataset, opened for writing by the dataset's one driver.
 
@@ -123,10 +131,12 @@ class Dataset:
         Versions and hashes of the calibration tables, kept in the product's attributes.
     extend : bool
         Whether the stored period may grow to the plan's.
+    branch : str
+        Which line of commits to go on with.
     """
 
-    def __init__(self, plan: Plan, calibration: dict[str, Any], extend: bool = False) -> None:
-        self.plan, self.store = plan, plan.recipe.store
+    def __init__(self, plan: Plan, calibration: dict[str, Any], extend: bool = False, branch: str = BRANCH) -> None:
+        self.plan, self.store, self.branch = plan, plan.recipe.store, branch
         self.commits = 0
         try:
             if exists(self.store):
@@ -136,7 +146,7 @@ class Dataset:
                 if local is not None:
                     (local / "icechunk").mkdir(parents=True, exist_ok=True)
                 self.repository = icechunk.Repository.create(icechunk_storage(self.store))
-            self._session = self.repository.writable_session(BRANCH)
+            self._session = self.repository.writable_session(branch)
             self._adopt(calibration, extend)
         except (icechunk.IcechunkError, OSError) as error:
             raise environment_fault(error, self.store, "Opening the dataset for writing") from error
@@ -144,11 +154,20 @@ class Dataset:
 
     def _adopt(self, calibration: dict[str, Any], extend: bool) -> None:
         """Create what the plan needs, or refuse a plan that does not fit what is there."""
+        name = self.plan.recipe.product
+        if self.branch == BRANCH and reprocess_branch(name) in self.repository.list_branches():
+            raise StoreError(
+                f"A reprocessing of {name} at {self.store.url} is under way on the branch {reprocess_branch(name)}.",
+                "What is added to the dataset meanwhile would be lost when it is merged.",
+                f"Finish it (sdoml reprocess {self.store.url} --product {name}), or give it up with --drop.",
+            )
         product = zarr.open_group(self._session.store, mode="a").require_group(self.plan.recipe.product)
         fresh = "recipe" not in product.attrs
         if not fresh:
             self._refuse_drift(stored_recipe(product), dict(product.attrs["calibration"]), calibration, extend)
         wanted = product_attributes(self.plan, calibration)
+        if not fresh:
+            wanted["calibrations"] = dict(product.attrs.get("calibrations", {})) | wanted["calibrations"]
         if fresh or product.attrs["plan_id"] != wanted["plan_id"] or self._lacks_years(product):
             product.attrs.update(wanted)
             ensure_template(product, self.plan)
@@ -194,8 +213,12 @@ class Dataset:
 
     def status(self, year: int) -> np.ndarray:
         """Return the status codes of a year, shape (slots, channels), uint8."""
-        codes: np.ndarray = np.asarray(self._product()[f"{group_path(year)}/status"][:])
-        return codes
+        return self.table(year, "status")
+
+    def table(self, year: int, name: str) -> np.ndarray:
+        """Return a table of a year, for example ``keywords/SOURCE_ID``, shape (slots, channels)."""
+        values: np.ndarray = np.asarray(self._product()[f"{group_path(year)}/{name}"][:])
+        return values
 
     def pending(self, retry: Iterable[str] = ()) -> list[tuple[Unit, np.ndarray]]:
         """Return the units with work left, and for each the slots of the year to do.
@@ -244,7 +267,7 @@ class Dataset:
     def _commit(self, message: str, metadata: dict[str, Any]) -> None:
         self._session.commit(message, metadata)
         self.commits += 1
-        self._session = self.repository.writable_session(BRANCH)
+        self._session = self.repository.writable_session(self.branch)
 
     def _write_tables(self, receipts: list[Receipt]) -> None:
         """Write status, keywords and moments: each touched array chunk is read and written once."""
@@ -280,8 +303,16 @@ class Dataset:
         StoreError
             If the name is taken: versions never change.
         """
-        snapshot = self.repository.lookup_branch(BRANCH)
+        snapshot = self.repository.lookup_branch(self.branch)
         return create_tag(self.repository, name, snapshot)
+
+
+def dated_tag(repository: icechunk.Repository) -> str:
+    """Return a free name of a version made today (UTC): the date, with a number from the second on."""
+    today = str(np.datetime64("now", "D"))
+    names = itertools.chain([today], (f"{today}.{number}" for number in itertools.count(2)))
+    taken = repository.list_tags()
+    return next(name for name in names if name not in taken)
 
 
 def create_tag(repository: icechunk.Repository, name: str, snapshot: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,8 +187,19 @@ def open_dataset(
     return align(parts, [one.recipe for one in opened], step, reach)
 
 
+class MixedCalibrationWarning(UserWarning):
+    """Frames of more than one calibration lie in one product."""
+
+
 def _native(opened: Opened, names: tuple[str, ...], chunks: Any, place: str) -> xr.Dataset:
     """Open one product on its own grid."""
+    calibrations: Any = opened.group.attrs.get("calibrations", {})
+    if len(calibrations) > 1:
+        warnings.warn(
+            f"{place}: frames of {opened.name} were made by {len(calibrations)} calibrations; the column CALIBRATION has "
+            "the one of each frame, the attribute 'calibrations' says what they are",
+            MixedCalibrationWarning, stacklevel=3,
+        )  # fmt: skip
     recipe, session = opened.recipe, opened.session
     spans = Plan(recipe).years()
     if len(spans) > 1 and chunks is None:

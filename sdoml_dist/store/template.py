@@ -11,7 +11,7 @@ import zarr
 from zarr.codecs import BloscCodec, BloscShuffle
 
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe import Recipe, calibration_id, calibration_terms
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import year_slots
 from sdoml_dist.store.statistics import BINS, MOMENTS, bin_edges
@@ -48,6 +48,7 @@ def product_attributes(plan: Plan, calibration: dict[str, Any]) -> dict[str, Any
         "fingerprint": recipe.fingerprint,
         "plan_id": plan.plan_id,
         "calibration": calibration,
+        "calibrations": {str(calibration_id(recipe, calibration)): calibration_terms(recipe, calibration)},
         "software": software | {"python": platform.python_version()},
         "time_scale": "UTC",
         "references": recipe.contents.references,
