@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sdoml_dist.store.maps import to_map
     from sdoml_dist.store.reader import accounting, frames, header, open_dataset
+    from sdoml_dist.store.splits import block_split, month_split, statistics
 
 # Resolved on first use, so that importing the package (and every --help) stays fast.
 _LAZY = {
@@ -18,9 +19,14 @@ _LAZY = {
     "accounting": "sdoml_dist.store.reader",
     "header": "sdoml_dist.store.reader",
     "to_map": "sdoml_dist.store.maps",
+    "block_split": "sdoml_dist.store.splits",
+    "month_split": "sdoml_dist.store.splits",
+    "statistics": "sdoml_dist.store.splits",
 }
 
-__all__ = ["accounting", "frames", "header", "open_dataset", "to_map"]
+__all__ = [
+    "accounting", "block_split", "frames", "header", "month_split", "open_dataset", "statistics", "to_map",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
