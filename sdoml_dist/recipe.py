@@ -327,9 +327,9 @@ class Resources(Section):
 class Recipe(Section):
     """Everything that determines one product of a dataset. A dataset may hold several, each made by a recipe of its own."""
 
-    product: Literal["aia", "hmi", "hmi_720s", "hmi_45s", "eve"] = "aia"
+    product: Literal["aia", "hmi", "hmi_720s", "hmi_45s", "eve", "eve_diodes"] = "aia"
     """What to build: AIA images; the HMI vector field (Bx, By, Bz); HMI line-of-sight magnetograms, Dopplergrams and
-    continuum at 720 s or 45 s; EVE's lines."""
+    continuum at 720 s or 45 s; EVE's lines; EVE's broadband diodes (ESP and MEGS-P)."""
     name: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Short name of the dataset."""
     description: str = ""
@@ -397,7 +397,9 @@ class Recipe(Section):
                 raise ValueError(f"the synoptic tree holds AIA only, nothing of product {self.product!r}")
         if isinstance(self.source, PublishedConfig) and self.calibration.degradation is not None:
             raise ValueError("published images are corrected for degradation already")
-        if self.product == "eve" and isinstance(self.source, JsocConfig):
+        if self.product == "eve_diodes" and isinstance(self.source, SimulatorConfig):
+            raise ValueError("the diodes are not simulated; take files of ESP level 1 or EVE level 0CS")
+        if self.contents.kind == "series" and isinstance(self.source, JsocConfig):
             raise ValueError("EVE is not at JSOC; take its files with source.kind: files")
         return self
 
@@ -448,7 +450,8 @@ class Recipe(Section):
         The period (``sdoml update`` extends it), the place of the store, resources and how servers are treated are
         left out: they may change from run to run.
         """
-        unused = {"aia": {"vector"}, "hmi": {"selection"}, "eve": {"vector", "selection", "grid"}}
+        series = {"vector", "selection", "grid"}
+        unused = {"aia": {"vector"}, "hmi": {"selection"}, "eve": series, "eve_diodes": series}
         data: dict[str, Any] = self.model_dump(
             mode="json",
             exclude={"period", "store", "resources", "description"} | unused.get(self.product, {"vector", "selection"}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +41,27 @@ def recipes(store: str) -> dict[str, Recipe]:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> Iterator[dict[str, Recipe]]:
+def dataset(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Any) -> dict[str, Recipe]:
     made = recipes(str(tmp_path_factory.mktemp("products") / "d"))
     for recipe in made.values():
         build(recipe)
-    yield made
+    return made
 
 
 def test_every_product_is_accounted_for(dataset: dict[str, Recipe]) -> None:
     url = dataset["aia"].store.url
     table = sdoml_dist.accounting(url)
-    planned = {"171A": 30, "304A": 30, "Bx": 15, "By": 15, "Bz": 15, "V_45s": 20, "Fe XX": 180, "He II_2": 180, "C III": 180}
+    planned = {
+        "171A": 30,
+        "304A": 30,
+        "Bx": 15,
+        "By": 15,
+        "Bz": 15,
+        "V_45s": 20,
+        "Fe XX": 180,
+        "He II_2": 180,
+        "C III": 180,
+    }
     assert table.planned.drop("all").to_dict() == planned
     assert (table[["ok", "missing", "rejected", "failed"]].sum(axis=1) == table.planned).all()
     # What one record makes is there or not there together.
@@ -191,7 +200,13 @@ def test_files_of_hmi_and_eve_are_found_by_name(tmp_path: Path, dataset: dict[st
             recipe.period.first - margin, recipe.period.last + margin,
         )  # fmt: skip
         data = recipe.model_dump(mode="json")
-        data["source"] = {"kind": "files", "url": str(tmp_path / "files"), "pixels": 128, "glob": "**/*.fit*", "index": "name"}
+        data["source"] = {
+            "kind": "files",
+            "url": str(tmp_path / "files"),
+            "pixels": 128,
+            "glob": "**/*.fit*",
+            "index": "name",
+        }
         data["store"] = {"url": str(tmp_path / name)}
         again = parse_recipe(data)
         build(again)
@@ -214,3 +229,42 @@ def test_the_command_line_knows_products(dataset: dict[str, Recipe], capsys: pyt
 def test_the_histogram_holds_fields_of_both_signs() -> None:
     assert bin_edges()[0] == pytest.approx(-1e4)
     assert bin_edges()[-1] == pytest.approx(1e7)
+
+
+def test_diodes_from_real_files(tmp_path: Path, real_data: Path, ray_cluster: Any) -> None:
+    """ESP level 1 of 2011-02-15 (15 s around a flare) and level 0CS of 2016-06-10, as LASP gives them."""
+    import sunpy.data.test
+
+    folder = tmp_path / "files"
+    folder.mkdir()
+    esp = real_data / "tables/eve_l1_esp_2011046_00_truncated.fits"
+    (folder / "esp_L1_2011046_006.fit").write_bytes(esp.read_bytes())
+    text = Path(sunpy.data.test.rootdir) / "EVE_L0CS_DIODES_1m_truncated.txt"
+    (folder / "20160610_EVE_L0CS_DIODES_1m.txt").write_bytes(text.read_bytes())
+    recipe = parse_recipe(
+        {
+            "name": "diodes", "product": "eve_diodes", "cadence": "1min", "tolerance": "0s",
+            "period": {"start": "2016-06-10", "end": "2016-06-10T00:12"}, "chunking": {"shard_slots": 1440},
+            "source": {"kind": "files", "url": str(folder), "glob": "*"}, "store": {"url": str(tmp_path / "d")},
+        }
+    )  # fmt: skip
+    assert build(recipe).exit_code is ExitCode.COMPLETE
+    ds = sdoml_dist.open_dataset(recipe.store.url)
+    rows = [line.split() for line in text.read_text().splitlines() if line and not line.startswith(";")][1:]
+    # Columns of level 0CS: HHMM, XRS-B, XRS-A, SEM, 0.1-7, 17.1, 25.7, 30.4, 36.6, dark, 121.6 ...
+    first = {row[0]: [float(value) for value in row[1:]] for row in rows if len(row) > 10}
+    assert float(ds["ESP_17.1nm"][0]) == pytest.approx(first["0000"][4], rel=1e-6)
+    assert float(ds["ESP_30.4nm"][0]) == pytest.approx(first["0000"][6], rel=1e-6)
+    assert ds.status.sel(channel="ESP_17.1nm").values.tolist() == [1] * 10 + [12, 12]
+    early = parse_recipe(
+        recipe.model_dump(mode="json") | {"period": {"start": "2011-02-15T01:40", "end": "2011-02-15T02:30"},
+                                          "store": {"url": str(tmp_path / "e")}}
+    )  # fmt: skip
+    build(early)
+    ds = sdoml_dist.open_dataset(early.store.url)
+    seen = np.isfinite(ds["ESP_0.1-7nm"].values)
+    assert 35 < seen.sum() < 50
+    # The soft X-rays rise in the X2.2 flare of 2011-02-15, 01:56 UT.
+    curve = ds["ESP_0.1-7nm"].to_series().dropna()
+    assert "01:5" in str(curve.idxmax())
+    assert curve.max() > 2 * curve.iloc[0]

@@ -28,6 +28,7 @@ from sdoml_dist.solar.times import utc_to_tai
 from sdoml_dist.sources import files
 from sdoml_dist.sources.download import fetch_bytes, public_url
 from sdoml_dist.sources.files import FilesSource
+from sdoml_dist.sources.hmi_simulator import hmi_fits, planned_records
 from sdoml_dist.sources.jsoc import JsocSource
 from sdoml_dist.sources.simulator import level1_fits, planned_frame
 from sdoml_dist.sources.synoptic import SynopticSource
@@ -122,6 +123,31 @@ def test_jsoc_exports_survive_faults_and_are_taken_up(
     asked = jsoc.requests.total()
     source.export(records)
     assert jsoc.requests.total() == asked
+
+
+def test_jsoc_gives_the_segments_of_hmi(tmp_path: Path) -> None:
+    """Records of hmi.B_720s have four files and one prime key, T_REC in TAI."""
+    config = SimulationConfig(pixels=64)
+    planned = list(planned_records(config, "B", 720, START, END))
+    rows = []
+    for number, record in enumerate(planned):
+        files = {name: hmi_fits(config, record, name, 720) for name in PRODUCTS["hmi"].bundle("B").segments}
+        rows.append(
+            {"T_REC": record.t_rec, "T_OBS": record.t_rec, "QUALITY": "0x00000000", "DATE": "2011-03-01T00:00:00Z",
+             "*recnum*": 2000 + number, "record": f"hmi.B_720s[{record.t_rec}]", "file": files}
+        )  # fmt: skip
+    with serve(Jsoc(records={("hmi.B_720s", None): rows})) as running:
+        data = {"kind": "jsoc", "url": running.url, "email": "known@example.org", "network": NETWORK}
+        source = JsocSource(JsocConfig.model_validate(data), PRODUCTS["hmi"], str(tmp_path))
+        records = source.candidates("B", START, END)
+        assert [record.time for record in records] == [record.time for record in planned]
+        assert all(len(record.segments) == 4 for record in records)
+        source.stage(records)
+        assert len(running.exports) == 1
+        asked = running.requests.total()
+        for record, row in zip(records, rows, strict=True):
+            assert {name: source.fetch(file) for name, file in record.segments} == row["file"]
+        assert running.requests.total() == asked
 
 
 def test_jsoc_expired_requests_are_submitted_again(jsoc: Jsoc, tmp_path: Path) -> None:
@@ -342,7 +368,8 @@ def test_the_index_reads_only_what_a_unit_needs(tmp_path: Path, monkeypatch: pyt
     tables = []
     for channel in ("171A", "304A"):
         columns = {
-            "bundle": [channel] * count, "segment": ["image"] * count, "time": times, "path": [f"{channel}/{index:09d}.fits" for index in range(count)],
+            "bundle": [channel] * count, "segment": ["image"] * count, "time": times,
+            "path": [f"{channel}/{index:09d}.fits" for index in range(count)],
             "size": [8_000_000] * count, "checksum": [None] * count, "quality": [0] * count, "version": [""] * count,
             "state": ["x"] * count, "problem": [None] * count,
         }  # fmt: skip

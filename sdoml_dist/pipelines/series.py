@@ -111,6 +111,10 @@ class SeriesPipeline:
             logger.exception("unexpected error in %s", record.locator)
             return FrameError(FrameStatus.FAILED_UNEXPECTED, f"{type(error).__name__}: {error}")
 
+    def _names(self, channel: str) -> tuple[str, ...]:
+        """Return what files may call a channel."""
+        return self.recipe.contents.channels[channel].source_names or (channel,)
+
     def _average(self, work: Work, parts: list[EveSeries], times: np.ndarray, rows: np.ndarray) -> None:
         """Average the samples of all files; a slot may take samples from two."""
         when = np.concatenate([part.times for part in parts])
@@ -120,9 +124,10 @@ class SeriesPipeline:
         for part in parts:
             place = {name: index for index, name in enumerate(part.names)}
             absent = np.full(part.times.size, np.nan)
-            columns.append(
-                np.stack([part.values[:, place[name]] if name in place else absent for name in work.channels], axis=1)
-            )
+            found = [
+                next((place[name] for name in self._names(channel) if name in place), None) for channel in work.channels
+            ]
+            columns.append(np.stack([absent if index is None else part.values[:, index] for index in found], axis=1))
         values = np.concatenate(columns)
         means, counts, joined = minute_means(when, values, flags, times)
         _, _, joined_spacecraft = minute_means(when, values[:, :1], spacecraft, times)

@@ -27,6 +27,8 @@ class ChannelSpec:
         Name of a colour table that matplotlib or sunpy has.
     symmetric : bool
         Whether values of both signs are meant, around 0.
+    source_names : tuple of str
+        What the source calls it, where that is not the name of the channel.
     attributes : dict
         Further attributes of the array.
     """
@@ -35,6 +37,7 @@ class ChannelSpec:
     unit: str
     colormap: str = "viridis"
     symmetric: bool = False
+    source_names: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -128,6 +131,16 @@ def _line_of_sight(name: str, cadence: str) -> Product:
     )  # fmt: skip
 
 
+# Broadband diodes as the level-1 files of ESP and the level-0CS space weather product call them.
+_DIODES = (
+    ("ESP_0.1-7nm", "0.1-7 nm", "ESP", ("QD", "0.1-7ESPquad")),
+    ("ESP_17.1nm", "17.1 nm", "ESP", ("CH_18", "17.1ESP")),
+    ("ESP_25.7nm", "25.7 nm", "ESP", ("CH_26", "25.7ESP")),
+    ("ESP_30.4nm", "30.4 nm", "ESP", ("CH_30", "30.4ESP")),
+    ("ESP_36.6nm", "36.6 nm", "ESP", ("CH_36", "36.6ESP")),
+    ("MEGS-P_121.6nm", "121.6 nm", "MEGS-P", ("121.6MEGS-P",)),
+)
+
 PRODUCTS: dict[str, Product] = {
     product.name: product
     for product in (
@@ -182,6 +195,21 @@ PRODUCTS: dict[str, Product] = {
             EVE_KEYWORDS,
             "Galvez et al. 2019, ApJS 242, 7 (SDOML); Woods et al. 2012, Solar Physics 275, 115 (EVE)",
             file_span_s=3600,
+        ),
+        Product(
+            "eve_diodes",
+            "EVE diodes",
+            "series",
+            {
+                name: ChannelSpec(
+                    f"irradiance of the diode at {band}", "W m-2", source_names=names, attributes={"detector": detector}
+                )
+                for name, band, detector, names in _DIODES
+            },
+            (Bundle("diodes", tuple(name for name, *_ in _DIODES), "ESP_L1"),),
+            EVE_KEYWORDS,
+            "Didkovsky et al. 2012, Solar Physics 275, 179 (ESP); Woods et al. 2012, Solar Physics 275, 115 (EVE)",
+            file_span_s=86400,
         ),
     )
 }  # fmt: skip

@@ -17,8 +17,9 @@ CHANNEL_BY_WAVELENGTH = {channel.wavelength_angstrom: name for name, channel in 
 _AIA = r"AIA(?P<time>\d{8}_\d{4}(?:\d{2})?)_(?P<wavelength>\d{4})\.fits$"
 _HMI = r"(?P<series>hmi\.[A-Za-z0-9_]+)\.(?P<time>\d{8}_\d{6})_TAI(?:\.\d+)?\.(?P<segment>[A-Za-z]+)\.fits$"
 _EVE = r"EVL_L2_(?P<time>\d{7}_\d{2})_\d+_\d+\.fits?(?:\.gz)?$"
+_DIODES = r"(?:esp_L1_)?(?P<time>\d{7,8})_(?:\d+\.fits?(?:\.gz)?|EVE_L0CS_DIODES_1m(?:_\w+)?\.txt)$"
 # The synoptic tree, JSOC's exports, LASP's level-2 products.
-PATTERNS = {"aia": _AIA, "hmi": _HMI, "hmi_720s": _HMI, "hmi_45s": _HMI, "eve": _EVE}
+PATTERNS = {"aia": _AIA, "hmi": _HMI, "hmi_720s": _HMI, "hmi_45s": _HMI, "eve": _EVE, "eve_diodes": _DIODES}
 """Default patterns by product."""
 
 
@@ -52,8 +53,11 @@ def read_name(path: str, product: Product, pattern: str | None = None) -> Named:
     if match is None:
         raise ValueError("the name does not follow source.name_pattern")
     digits = re.sub(r"\D", "", match["time"])
-    if product.name == "eve":
-        # Year, day of the year, hour.
+    if product.kind == "series":
+        # Year and date, or year, day of the year, and hour.
+        if len(digits) == 8:
+            day = np.datetime64(f"{digits[:4]}-{digits[4:6]}-{digits[6:]}", "D")
+            return Named(product.bundles[0].name, product.bundles[0].segments[0], day.astype("datetime64[ns]"))
         day = np.datetime64(f"{digits[:4]}-01-01", "D") + (int(digits[4:7]) - 1)
         hour = np.timedelta64(int(digits[7:9] or 0), "h")
         return Named(product.bundles[0].name, product.bundles[0].segments[0], day.astype("datetime64[ns]") + hour)

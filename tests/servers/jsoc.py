@@ -19,19 +19,20 @@ import numpy as np
 
 from sdoml_dist.solar.times import parse_fits_time
 
-_QUERY = re.compile(r"^(?P<series>[\w.]+)\[(?P<span>[^\]]+)\]\[(?P<wavelength>\d+)\]")
+_QUERY = re.compile(r"^(?P<series>[\w.]+)\[(?P<span>[^\]]+)\](?:\[(?P<wavelength>\d+)\])?(?:\{(?P<segments>[^}]*)\})?")
 
 
 @dataclass
 class Jsoc:
     """What the server has and how it misbehaves.
 
-    ``records`` maps (series, wavelength) to rows of keywords with the file's bytes under ``file``; ``failures`` counts
+    ``records`` maps (series, wavelength or None) to rows of keywords with the file's bytes, or the bytes per segment, under
+    ``file``; ``failures`` counts
     down answers of HTTP 500 per kind of request; ``cut`` counts down downloads that end in the middle; ``silent`` counts
     down requests that are never answered; with ``trickle_s`` files come byte by byte with that pause.
     """
 
-    records: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
+    records: dict[tuple[str, int | None], list[dict[str, Any]]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     silent: int = 0
@@ -39,7 +40,7 @@ class Jsoc:
     ranges: bool = True
     pending: int = 0
     requests: Counter[str] = field(default_factory=Counter)
-    exports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    exports: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     tree: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
@@ -47,7 +48,8 @@ class Jsoc:
         """Return the records of a record set ``series[time or time/length@step][wavelength]``."""
         match = _QUERY.match(query)
         assert match is not None, query
-        rows = self.records.get((match["series"], int(match["wavelength"])), [])
+        wavelength = None if match["wavelength"] is None else int(match["wavelength"])
+        rows = self.records.get((match["series"], wavelength), [])
         first, _, rest = match["span"].partition("/")
         if not rest:
             return [row for row in rows if row["T_REC"] == first]
@@ -59,6 +61,16 @@ class Jsoc:
             if 0 <= away < float(length.rstrip("s")) and (not step or away % float(step.rstrip("s")) == 0):
                 found.append(row)
         return found
+
+    def files(self, query: str) -> Iterator[tuple[str, str]]:
+        """Yield record and file name of everything that a query exports."""
+        segments = (_QUERY.match(query) or {})["segments"] or ""  # type: ignore[index]
+        for row in self.select(query):
+            if isinstance(row["file"], dict):
+                for segment in segments.split(","):
+                    yield f"{row['record']}{{{segment}}}", f"{row['*recnum*']}.{segment}.fits"
+            else:
+                yield row["record"], f"{row['*recnum*']}.fits"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -93,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"status": 0, "count": len(rows), "keywords": keywords})
         elif kind == "exp_request":
             number = f"JSOC_{len(jsoc.exports) + 1}"
-            jsoc.exports[number] = jsoc.select(options["ds"])
+            jsoc.exports[number] = list(jsoc.files(options["ds"]))
             self._json({"status": 2, "requestid": number, "method": "url", "protocol": "fits", "wait": 0})
         elif kind == "exp_status":
             self._status(options["requestid"])
@@ -108,15 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
             jsoc.pending -= 1
             self._json({"status": 1, "requestid": number, "wait": 0})
         else:
-            data = [{"record": row["record"], "filename": f"{row['*recnum*']}.fits"} for row in jsoc.exports[number]]
+            data = [{"record": record, "filename": name} for record, name in jsoc.exports[number]]
             answer = {"status": 0, "requestid": number, "method": "url", "protocol": "fits", "dir": f"/SUM/{number}"}
             self._json(answer | {"count": len(data), "data": data})
 
     def _file(self, path: str) -> None:
         data = self.jsoc.tree.get(path)
         for row in [row for rows in self.jsoc.records.values() for row in rows]:
-            if path.startswith("/SUM/") and path.endswith(f"/{row['*recnum*']}.fits"):
-                data = row["file"]
+            if path.startswith("/SUM/") and path.rsplit("/", 1)[1].startswith(f"{row['*recnum*']}."):
+                data = row["file"][path.split(".")[-2]] if isinstance(row["file"], dict) else row["file"]
         inside = sorted({name.removeprefix(f"{path.rstrip('/')}/").split("/")[0] for name in self.jsoc.tree
                          if name.startswith(f"{path.rstrip('/')}/")})  # fmt: skip
         if data is None and inside:
