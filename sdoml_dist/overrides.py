@@ -29,7 +29,7 @@ def override(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     changed = copy.deepcopy(data)
     for change in changes:
         key, separator, value = change.partition("=")
-        if not separator or not isinstance(changed, dict):
+        if not separator:
             raise RecipeError(f"--set takes key=value, not {change!r}", "", "For example --set grid.pixels=256")
         node = changed
         *parents, leaf = key.split(".")

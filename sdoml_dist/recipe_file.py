@@ -1,7 +1,8 @@
-"""Recipes as YAML files: found by path or name, read, checked, and explained where they are wrong."""
+"""Recipes as YAML files, a document per product: found by path or name, read, checked, explained where they are wrong."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sdoml_dist.errors import RecipeError
+from sdoml_dist.overrides import override
 from sdoml_dist.recipe import Recipe
+
+# What the later documents of a file take from the first.
+_SHARED_KEYS = ("name", "period", "store", "resources")
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -72,8 +77,63 @@ def parse_recipe(data: object, origin: str = "<data>") -> Recipe:
         raise _explain(error, origin) from None
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe from a YAML file, or a shipped one by its name.
+def load_recipes(path: str | Path, overrides: list[str] | None = None, product: str | None = None) -> list[Recipe]:
+    """Read the recipes of a YAML file, or of a shipped one by its name: a document per product of one dataset.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A file, or the name of a shipped recipe such as ``full-mission``. Documents are separated by ``---``; `name`,
+        `period`, `store` and `resources` of the first one are the defaults of the others.
+    overrides : list of str, optional
+        ``key.subkey=value`` pairs for every document that is taken; values are YAML.
+    product : str, optional
+        Take the document of this product only.
+
+    Returns
+    -------
+    list of Recipe
+        In the order of the file; no two are of one product, and all have one store.
+
+    Raises
+    ------
+    RecipeError
+        If the file is absent, is not YAML, holds something that is not a valid recipe (the document is named), or lacks
+        the product.
+    """
+    found = find_recipe(path)
+    documents = _documents(found)
+    if product is not None and len(documents) == 1 and not isinstance(documents[0], dict):
+        parse_recipe(documents[0], str(path))
+    names = [_product_name(data) for data in documents]
+    taken = [index for index, name in enumerate(names) if product in (None, name)]
+    if not taken:
+        raise RecipeError(
+            f"The recipe {path} has no product {product!r}.",
+            f"It has {', '.join(names)}.",
+            "Choose one with --product.",
+        )
+    recipes = []
+    for index in taken:
+        data, origin = documents[index], str(path)
+        if len(documents) > 1:
+            origin += f", document {index + 1} ({names[index]})"
+        if isinstance(data, dict):
+            data = override(data, overrides or [])
+            _resolve_paths(data, found.parent)
+        try:
+            recipes.append(parse_recipe(data, origin))
+        except RecipeError as error:
+            if overrides and len(taken) > 1:
+                hint = f"{error.hint} --set counts for every product of the file; --product NAME picks one."
+                raise RecipeError(error.what, error.why, hint) from None
+            raise
+    _check_together(recipes, str(path))
+    return recipes
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None, product: str | None = None) -> Recipe:
+    """Read one recipe from a YAML file, or a shipped one by its name.
 
     Parameters
     ----------
@@ -81,31 +141,61 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         A file, or the name of a shipped recipe such as ``sdoml-v2``.
     overrides : list of str, optional
         ``key.subkey=value`` pairs; values are YAML.
+    product : str, optional
+        Which recipe of several.
 
     Raises
     ------
     RecipeError
-        If the file is absent, is not YAML, or does not hold a valid recipe.
+        If the file is absent, is not YAML, does not hold a valid recipe, or holds several and none is chosen.
     """
-    found = find_recipe(path)
+    recipes = load_recipes(path, overrides, product)
+    if len(recipes) > 1:
+        raise RecipeError(
+            f"{path} holds {len(recipes)} recipes: {', '.join(recipe.product for recipe in recipes)}.",
+            "Here just one can be used.",
+            "Pick one by its product: --product NAME, or load_recipe(path, product=NAME) and load_recipes(path) in Python.",
+        )
+    return recipes[0]
+
+
+def _documents(path: Path) -> list[Any]:
+    """Read the documents of a file and fill in what the later ones take from the first."""
     try:
-        data = yaml.safe_load(found.read_text(encoding="utf-8"))
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{found} is not YAML: {error}") from None
-    for override in overrides or []:
-        key, separator, value = override.partition("=")
-        if not separator or not isinstance(data, dict):
-            raise RecipeError(f"--set takes key=value, not {override!r}", "", "For example --set grid.pixels=256")
-        node = data
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise RecipeError(f"--set {override}: {parent!r} is not a section of the recipe")
-        node[leaf] = yaml.safe_load(value)
-    if isinstance(data, dict):
-        _resolve_paths(data, found.parent)
-    return parse_recipe(data, str(path))
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+    # A separator at the beginning or end of the file makes an empty document.
+    documents = [data for data in documents if data is not None] or [None]
+    first = documents[0]
+    for data in documents[1:]:
+        if isinstance(first, dict) and isinstance(data, dict):
+            for key in _SHARED_KEYS:
+                if key in first and key not in data:
+                    data[key] = copy.deepcopy(first[key])
+    return documents
+
+
+def _product_name(data: object) -> str:
+    return str(data.get("product", "aia")) if isinstance(data, dict) else "?"
+
+
+def _check_together(recipes: list[Recipe], path: str) -> None:
+    """Refuse recipes that do not make one dataset."""
+    for later, recipe in enumerate(recipes):
+        for first in recipes[:later]:
+            if first.product == recipe.product:
+                raise RecipeError(
+                    f"The recipe {path} has two documents of product {recipe.product!r}.",
+                    "A dataset holds a product once.",
+                    "Remove one, or give it a file and a store.url of its own.",
+                )
+        if recipe.store != recipes[0].store:
+            raise RecipeError(
+                f"The recipe {path} names two stores: {recipes[0].store.url} and {recipe.store.url}.",
+                "The documents of a file are products of one dataset.",
+                "Leave 'store' out of all but the first document, or use a file for each dataset.",
+            )
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:

@@ -64,7 +64,9 @@ def test_published_formulas_hold_at_180_degrees() -> None:
         vector_components(b, g, psi, np.zeros((2, 2), np.uint8), bit=2)
 
 
-def record_files(config: SimulationConfig, bundle: str, product: str, cadence: int) -> tuple[dict[str, np.ndarray], Header]:
+def record_files(
+    config: SimulationConfig, bundle: str, product: str, cadence: int
+) -> tuple[dict[str, np.ndarray], Header]:
     record = PlannedRecord(bundle, TIME, None)
     read = {
         name: read_fits(hmi_fits(config, record, name, cadence)) for name in PRODUCTS[product].bundle(bundle).segments
@@ -162,14 +164,15 @@ def test_segments_that_are_missing_or_misshapen() -> None:
     segments, header = record_files(SimulationConfig(pixels=64), "B", "hmi", 720)
     with pytest.raises(FrameError, match="missing_at_source: the segment azimuth"):
         calibrate_hmi(
-            {name: image for name, image in segments.items() if name != "azimuth"}, header, VECTOR, CalibrationSettings(pixels=32)
+            {name: image for name, image in segments.items() if name != "azimuth"},
+            header,
+            VECTOR,
+            CalibrationSettings(pixels=32),
         )
     with pytest.raises(FrameError, match="failed_shape: segment field"):
         calibrate_hmi(segments | {"field": np.zeros((64, 32))}, header, VECTOR, CalibrationSettings(pixels=32))
     with pytest.raises(FrameError, match="failed_no_data"):
-        calibrate_hmi(
-            segments | {"field": np.full((64, 64), -2e7)}, header, VECTOR, CalibrationSettings(pixels=32)
-        )
+        calibrate_hmi(segments | {"field": np.full((64, 64), -2e7)}, header, VECTOR, CalibrationSettings(pixels=32))
 
 
 def test_times_of_hmi_are_tai() -> None:
@@ -180,7 +183,10 @@ def test_times_of_hmi_are_tai() -> None:
     assert frame.time == np.datetime64("2014-03-01T00:11:25")
     # Over the leap second of 2012-06-30 TAI goes on evenly, so UTC spacing shows 11 min 59 s.
     start = np.datetime64("2012-06-30T23:40", "ns")
-    times = [record.time for record in planned_records(SimulationConfig(), "B", 720, start, start + np.timedelta64(1800, "s"))]
+    times = [
+        record.time
+        for record in planned_records(SimulationConfig(), "B", 720, start, start + np.timedelta64(1800, "s"))
+    ]
     assert [str(time)[11:19] for time in times] == ["23:47:26", "23:59:26", "00:11:25"][: len(times)]
 
 

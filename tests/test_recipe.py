@@ -12,7 +12,7 @@ import yaml
 
 from sdoml_dist.errors import ExitCode, RecipeError
 from sdoml_dist.recipe import Recipe, difference
-from sdoml_dist.recipe_file import find_recipe, load_recipe, parse_recipe, recipe_folder
+from sdoml_dist.recipe_file import load_recipe, load_recipes, parse_recipe, recipe_folder
 
 BASE: dict[str, Any] = {
     "name": "test",
@@ -122,11 +122,9 @@ def test_difference_is_readable() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "sdoml-v2", "aia-level1", "full-mission"])
 def test_shipped_recipes_are_valid_by_model_and_schema(name: str) -> None:
-    recipe = load_recipe(name)
-    assert recipe.name == name
-    data = yaml.safe_load(find_recipe(name).read_text())
-    data["period"] = {key: str(value) for key, value in data["period"].items()}
-    jsonschema.validate(recipe.model_dump(mode="json"), Recipe.model_json_schema())
+    for recipe in load_recipes(name):
+        assert recipe.name == name
+        jsonschema.validate(recipe.model_dump(mode="json"), Recipe.model_json_schema())
 
 
 def test_every_field_is_documented() -> None:

@@ -45,7 +45,8 @@ class UnitActor:
         """Map a batch of tasks to a batch of receipts (both pickled)."""
         return {"receipt": [self._run(*pickle.loads(task)) for task in batch["task"]]}  # noqa: S301 - our own driver
 
-    def _run(self, unit: Unit, slots: np.ndarray) -> bytes:
+    def _run(self, unit: Unit, some: np.ndarray | None) -> bytes:
+        slots = np.arange(unit.start, unit.stop) if some is None else some
         answer = ray.get(self.brake.begin.remote(unit.unit_id))
         if answer == "stop":
             return pickle.dumps(None)

@@ -220,7 +220,10 @@ def _receipts(
     # Every receipt leaves its task at once instead of waiting for a block to fill.
     context.target_max_block_size = 1
     most = min(len(work), resources.maximum_actors or (actors if private else len(work)))
-    rows = [{"task": pickle.dumps(item)} for item in work]
+    # Most units are done as a whole; their slots need not be written down.
+    rows = [
+        {"task": pickle.dumps((unit, None if slots.size == unit.stop - unit.start else slots))} for unit, slots in work
+    ]
     dataset_of_tasks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
         UnitActor,
         batch_size=1,

@@ -104,7 +104,8 @@ def plan_table(plan: Plan, speed: Speed = REFERENCE, machines: Machines | None =
         ("units", f"{estimate.units:,} shards of {recipe.shard_slots} slots"),
         ("size", _size(estimate)),
         ("memory", f"{human_bytes(estimate.memory_per_actor_bytes)} per actor"),
-        ("time", f"about {estimate.core_hours:.3g} core-hours"),
+        ("time", f"about {estimate.core_hours:.3g} core-hours "
+                 f"({estimate.frames / estimate.core_hours / 3600:.3g} frames/s per core)"),
         *(_machine_rows(plan.schedule(machines, speed), machines) if machines else []),
     ]  # fmt: skip
     return _table(rows)

@@ -268,11 +268,49 @@ def _render(
             out[j, i] = value * fade
 
 
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _add_region(
+    latitude: np.ndarray, away: np.ndarray, rows: np.ndarray, columns: np.ndarray, centre: float, size: float, sine: float,
+    cosine: float, number: float, bright: float, flare: float, sharp: np.ndarray, smooth: np.ndarray,
+) -> None:  # fmt: skip
+    """Add one region's emission: bright feet, loops between them, a halo, and a flare above the middle."""
+    for a in range(rows.size):
+        dy = (latitude[a] - centre) / size
+        narrow = np.cos(np.radians(latitude[a])) / size
+        for b in range(columns.size):
+            dx = away[b] * narrow
+            along, across = dx * cosine + dy * sine, -dx * sine + dy * cosine
+            squared = across * across
+            distance = along * along + squared
+            if distance > 100.0:
+                continue
+            halo = np.exp(-distance / 9.0)
+            part = 0.04 * halo
+            if distance < 40.0:
+                # Loops: circles through both feet, the field lines of two opposite charges in the plane.
+                angle = np.arctan2(across, along - 0.9) - np.arctan2(across, along + 0.9)
+                part += 0.45 * np.exp(-distance / 3.0) * (0.6 + 0.4 * np.cos(9.0 * angle + number))
+            if distance < 16.0:
+                feet = np.exp(-((along - 0.9) ** 2 + squared) * 1.6) + 0.8 * np.exp(
+                    -((along + 0.9) ** 2 + squared) * 1.2
+                )
+                part += 0.6 * feet
+                if flare > 0.01:
+                    part += flare / bright * np.exp(-(along * along + 9.0 * squared) * 6.0)
+            sharp[rows[a], columns[b]] += np.float32(bright * part)
+            smooth[rows[a], columns[b]] += np.float32(0.22 * bright * halo)
+
+
 def _fading(height: float) -> np.ndarray:
     """Return the fall of the corona above the limb: a scale height, and a fainter part of four times that."""
     above = np.arange(_FADE_STEPS) / (_FADE_STEPS - 1) * _FADE_RANGE
     fall: np.ndarray = 0.93 * np.exp(-above / height) + 0.07 * np.exp(-above / (4.0 * height))
     return fall
+
+
+# No region further from the central meridian than this can be seen: at 40 degrees of latitude and a tilt of 7 degrees,
+# the disc reaches 96 degrees.
+_LAST_SEEN_DEG = 100.0
 
 
 class SunModel:
@@ -354,27 +392,13 @@ class SunModel:
             away = (longitude - where[k] + 180.0) % 360.0 - 180.0
             stretch = np.cos(np.radians(min(abs(regions.latitude_deg[k]) + reach, 80.0)))
             columns = np.flatnonzero(np.abs(away) < reach / stretch)
-            if rows.size == 0 or columns.size == 0:
+            if rows.size == 0 or columns.size == 0 or abs(where[k]) - reach / stretch > _LAST_SEEN_DEG:
                 continue
-            dy = (latitude[rows] - regions.latitude_deg[k])[:, None].astype(np.float32)
-            dx = (away[columns][None, :] * np.cos(np.radians(latitude[rows]))[:, None]).astype(np.float32)
             tilt = np.radians(regions.tilt_deg[k])
-            sine, cosine = np.float32(np.sin(tilt) / size), np.float32(np.cos(tilt) / size)
-            along, across = dx * cosine + dy * sine, -dx * sine + dy * cosine
-            squared = across**2
-            feet = np.exp(-((along - 0.9) ** 2 + squared) * 1.6) + 0.8 * np.exp(-((along + 0.9) ** 2 + squared) * 1.2)
-            # Loops: circles through both feet, the field lines of two opposite charges in the plane.
-            angle = np.arctan2(across, along - 0.9) - np.arctan2(across, along + 0.9)
-            distance = along**2 + squared
-            arcs = np.exp(-distance / 3.0) * (0.6 + 0.4 * np.cos(9.0 * angle + k))
-            halo = np.exp(-distance / 9.0)
-            bright = np.float32(strength[k] * look.region)
-            part = bright * (0.6 * feet + 0.45 * arcs + 0.04 * halo)
-            if flaring[k] > 0.01:
-                part += np.float32(look.flare * flaring[k]) * np.exp(-(along**2 + 9.0 * squared) * 6.0)
-            window = np.ix_(rows, columns)
-            sharp[window] += part
-            smooth[window] += np.float32(0.22) * bright * halo
+            _add_region(
+                latitude[rows], away[columns], rows, columns, regions.latitude_deg[k], size, np.sin(tilt), np.cos(tilt),
+                float(k), strength[k] * look.region, look.flare * flaring[k], sharp, smooth,
+            )  # fmt: skip
         return sharp, smooth
 
     def render(

@@ -235,11 +235,15 @@ class Dataset:
         tables = {year: again[self.status(year)] for year in self.plan.years()}
         recipe = self.plan.recipe
         columns = {bundle.name: [recipe.channels.index(name) for name in bundle.channels] for bundle in recipe.bundles}
+        numbers = {year: np.arange(table.shape[0]) for year, table in tables.items()}
         work = []
         for unit in self.plan.units():
-            todo = np.flatnonzero(tables[unit.year][unit.start : unit.stop, columns[unit.bundle]].any(axis=1))
-            if todo.size:
-                work.append((unit, todo + unit.start))
+            todo = tables[unit.year][unit.start : unit.stop, columns[unit.bundle]].any(axis=1)
+            if todo.all():
+                # A view of one array per year: of a whole mission nothing else would fit into memory.
+                work.append((unit, numbers[unit.year][unit.start : unit.stop]))
+            elif todo.any():
+                work.append((unit, np.flatnonzero(todo) + unit.start))
         return work
 
     def commit(self, receipts: list[Receipt], message: str, metadata: dict[str, Any]) -> None:
