@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from sdoml_dist import __version__
+from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.errors import ExitCode, SdomlError
 
 Command = Callable[[argparse.Namespace], int]
@@ -410,6 +411,10 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
     "report": (_report, _add_report, "write a page about a dataset", "sdoml report sdoml-demo/dataset -o report.html"),
     "reprocess": (_reprocess, _add_reprocess, "make frames again with another calibration, on a branch",
                   "sdoml reprocess /data/sdoml-v2 --set calibration.degradation.url=new_table.txt"),
+    "export": (run_export, add_export, "write one of SDOML's published layouts",
+               "sdoml export /data/sdoml-v2 /data/published --layout sdoml-v2"),
+    "import": (run_import, add_import, "bring a dataset in a published layout into one of ours",
+               "sdoml import /data/published/sdomlv2.zarr /data/imported"),
     "expire": (_expire, _add_expire, "remove old versions that no tag holds", "sdoml expire /data/sdoml-v2 --older-than 90"),
     "tag": (_tag, _add_tag, "name a version, for ever", "sdoml tag sdoml-demo/dataset v1"),
     "versions": (_versions, _add_versions, "list tags and commits", "sdoml versions sdoml-demo/dataset"),

@@ -18,8 +18,8 @@ from astropy.time import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdoml_dist.solar.activity import flares
 from sdoml_dist.solar.eve import FLAG_MEGS_A_MISSING, FLAG_MEGS_B_MISSING, LINES, MEGS_A_END, minute_means
-from sdoml_dist.solar.scene import flares
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.sources.eve_fits import EveSeries, read_eve

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sdoml_dist.solar import photosphere
+from sdoml_dist.solar.activity import day_number
 from sdoml_dist.solar.orbit import carrington, ephemeris
 from sdoml_dist.solar.photosphere import Affine, PhotosphereModel
-from sdoml_dist.solar.scene import day_number
 
 TIME = np.datetime64("2014-02-25T12:00", "ns")
 FIRST = np.datetime64("2009-11-01", "ns")

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from sdoml_dist.pipelines.images import ImagePipeline
+from sdoml_dist.pipelines.imported import ImportPipeline
 from sdoml_dist.pipelines.series import SeriesPipeline
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Unit
@@ -16,12 +17,15 @@ from sdoml_dist.recipe import Recipe, calibration_id
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.sources.base import Source
 from sdoml_dist.sources.make import make_source
+from sdoml_dist.sources.published import PublishedSource
 from sdoml_dist.store.dataset import write_unit
 from sdoml_dist.store.receipt import Receipt
 
 
-def make_pipeline(recipe: Recipe, source: Source) -> ImagePipeline | SeriesPipeline:
+def make_pipeline(recipe: Recipe, source: Source) -> ImagePipeline | SeriesPipeline | ImportPipeline:
     """Return what makes the units of a recipe."""
+    if isinstance(source, PublishedSource):
+        return ImportPipeline(recipe, source)
     return ImagePipeline(recipe, source) if recipe.contents.kind == "images" else SeriesPipeline(recipe, source)
 
 

@@ -1,6 +1,6 @@
 """A simulated photosphere under the simulated corona: magnetic field, Doppler velocity and continuum intensity.
 
-The active regions are those of :mod:`sdoml_dist.solar.scene`, at the same places and times. Each is a bipole of spots
+The active regions are those of :mod:`sdoml_dist.solar.activity`, at the same places and times. Each is a bipole of spots
 with Hale's polarity and Joy's tilt. A spot is a magnetic charge below the surface, so that the field is an exact
 potential field: strongest and vertical in the middle, weaker and more inclined outwards. Around the spots lies plage,
 everywhere else a network of mixed polarity. The plasma rotates, streams in supergranules and oscillates in p modes.
@@ -19,9 +19,9 @@ import numpy as np
 from scipy import fft
 from scipy.ndimage import gaussian_filter1d
 
+from sdoml_dist.solar.activity import active_regions, day_number, rotation_deg_per_day
 from sdoml_dist.solar.geometry import RSUN_REF_M
 from sdoml_dist.solar.orbit import CARRINGTON_SIDEREAL_DEG_PER_DAY, Observer, ephemeris
-from sdoml_dist.solar.scene import active_regions, day_number, rotation_deg_per_day
 
 Affine = tuple[float, float, float, float, float, float]
 """Where pixels lie, as in :meth:`sdoml_dist.solar.scene.SunModel.render`."""

@@ -11,9 +11,9 @@ import io
 import numpy as np
 from astropy.io import fits
 
+from sdoml_dist.solar.activity import active_regions, day_number, flare_level
 from sdoml_dist.solar.eve import FLAG_MEGS_A_MISSING, FLAG_MEGS_B_MISSING, LINES, MEGS_A_END
 from sdoml_dist.solar.orbit import eclipsed, ephemeris
-from sdoml_dist.solar.scene import active_regions, day_number, flare_level
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.times import tai_to_utc, utc_to_tai
 

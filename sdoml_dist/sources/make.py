@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdoml_dist.recipe import FilesConfig, JsocConfig, Recipe, SimulatorConfig
+from sdoml_dist.recipe import FilesConfig, JsocConfig, PublishedConfig, Recipe, SimulatorConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.base import Source
@@ -29,6 +29,11 @@ def make_source(recipe: Recipe) -> Source:
         from sdoml_dist.sources.jsoc import JsocSource
 
         return JsocSource(config, recipe.contents, config.cache or join(place, "jsoc"), {} if config.cache else options)
+    if isinstance(config, PublishedConfig):
+        from sdoml_dist.sources.published import PublishedSource, check_grid
+
+        check_grid(recipe)
+        return PublishedSource(config, recipe.contents, join(place, "index"), options)
     from sdoml_dist.sources.synoptic import SynopticSource
 
     return SynopticSource(config)

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from sdoml_dist.solar.activity import flare_level
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.degradation import DegradationTable
 from sdoml_dist.solar.detector import SATURATION_DN, expose
 from sdoml_dist.solar.geometry import RSUN_REF_M
 from sdoml_dist.solar.orbit import AU_M, eclipsed, ephemeris
 from sdoml_dist.solar.quality import ECLIPSE_BIT, NEAR_REAL_TIME_BIT
-from sdoml_dist.solar.scene import SunModel, flare_level
+from sdoml_dist.solar.scene import SunModel
 from sdoml_dist.solar.simulation import FaultKind, SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import format_fits_time, utc_to_tai

@@ -1,0 +1,380 @@
+"""Export a dataset into a published layout: units over an actor pool, resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from sdoml_dist.atomic import put
+from sdoml_dist.engine.brake import MAXIMUM_STARTS, Brake
+from sdoml_dist.engine.cluster import Cluster, connect, ray
+from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
+from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped, StoreError, UsageError
+from sdoml_dist.recipe import Store, difference
+from sdoml_dist.report.text import human_bytes
+from sdoml_dist.store.export import Exporter
+from sdoml_dist.store.export_plan import ExportPlan, ExportUnit, Layout, plan_export
+from sdoml_dist.store.reader import Opened, as_store, open_products
+from sdoml_dist.store.storage import environment_fault, join, local_path, sidecar_options
+
+logger = logging.getLogger("sdoml")
+
+_THREADS = 16
+_ATTEMPTS = 4
+_PAUSE_S = 2.0
+_DRAIN_S = 120.0
+_MOST_BLOCKS = 8192
+_WORKER_BASE_BYTES = 450 * 2**20
+_BYTES_PER_HEADER = 8192
+
+
+@dataclass
+class ExportSummary:
+    """What an export did.
+
+    Attributes
+    ----------
+    exit_code : ExitCode
+        The exit code of the command.
+    snapshot : str
+        The version that was exported.
+    units, resumed_units : int
+        Units written by this run, and units that were there before.
+    frames : int
+        Images or rows of lines in all.
+    written_bytes : int
+        Bytes written by this run.
+    seconds : float
+        Time of this run.
+    places : list of str
+        Stores (v2) or folders (v1) below the output.
+    """
+
+    exit_code: ExitCode
+    snapshot: str = ""
+    units: int = 0
+    resumed_units: int = 0
+    frames: int = 0
+    written_bytes: int = 0
+    seconds: float = 0.0
+    places: list[str] = field(default_factory=list)
+
+
+class Output:
+    """The folder or bucket that is written to.
+
+    Parameters
+    ----------
+    store : Store
+        Its address; ``s3://`` and ``gs://`` take credentials from the environment.
+    """
+
+    def __init__(self, store: Store) -> None:
+        local = local_path(store.url)
+        self.url = str(local) if local is not None else store.url.rstrip("/")
+        self._filesystem, self._root = fsspec.core.url_to_fs(self.url, **sidecar_options(store))
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file whole or not at all."""
+        put(self._filesystem, join(self._root, path), data)
+
+    def get(self, path: str) -> bytes | None:
+        """Read a file; None if it is not there."""
+        try:
+            data: bytes = self._filesystem.cat_file(join(self._root, path))
+        except FileNotFoundError:
+            return None
+        return data
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        self._filesystem.rm_file(join(self._root, path))
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names in a folder."""
+        try:
+            found = self._filesystem.ls(join(self._root, folder), detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
+
+
+class ExportActor:
+    """Runs units for Ray Data, one row at a time."""
+
+    def __init__(
+        self, store: dict[str, Any], snapshot: str, layout: Layout, output: dict[str, Any], brake: Any
+    ) -> None:
+        logging.getLogger("sdoml_dist").setLevel(logging.WARNING)
+        self.exporter = Exporter(Store(**store), snapshot, layout, Output(Store(**output)).put)
+        self.brake = brake
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Map a batch of units to (id, bytes written or None, what went wrong), pickled."""
+        return {"result": [pickle.dumps(self._run(pickle.loads(unit))) for unit in batch["unit"]]}  # noqa: S301 - ours
+
+    def _run(self, unit: ExportUnit) -> tuple[str, int | None, str]:
+        answer = ray.get(self.brake.begin.remote(unit.unit_id))
+        if answer == "stop":
+            return unit.unit_id, None, ""
+        if answer == "poison":
+            return unit.unit_id, None, f"{unit.unit_id}: workers died {MAXIMUM_STARTS} times on this unit (memory?)"
+        try:
+            result: tuple[str, int | None, str] = (unit.unit_id, self._attempt(unit), "")
+        except Exception as error:  # noqa: BLE001 - reported to the driver
+            text = f"{unit.unit_id}: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
+            result = (unit.unit_id, None, text)
+        ray.get(self.brake.end.remote(unit.unit_id))
+        return result
+
+    def _attempt(self, unit: ExportUnit) -> int:
+        """Write a unit; storage that answers badly is given some time."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return self.exporter.write(unit)
+            except OSError as error:
+                if "space" in str(error).lower():
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+        return self.exporter.write(unit)
+
+
+def export(
+    url: str | Store, output: str, *, layout: Layout = "sdoml-v2", product: str | None = None,
+    version: str | None = None, channels: Sequence[str] | None = None, chunk_frames: int = 120, cpus: int | None = None,
+    **options: Any,
+) -> ExportSummary:  # fmt: skip
+    """Export a dataset into a layout that SDOML was published in, or go on where an earlier run stopped.
+
+    Parameters
+    ----------
+    url : str
+        The dataset.
+    output : str
+        Folder, ``s3://`` or ``gs://`` address; the stores or the tree are made below it.
+    layout : {"sdoml-v2", "sdoml-v1"}
+        Zarr stores of format 2, or a tree of ``.npz``.
+    product : str, optional
+        Just this one.
+    version : str, optional
+        Tag or snapshot; by default the newest.
+    channels : sequence of str, optional
+        Just these.
+    chunk_frames : int
+        Images per chunk of v2; SDOML's own writer has 15, its small public store 120.
+    cpus : int, optional
+        CPUs of a private Ray.
+    **options
+        Options of the stores: ``endpoint_url``, ``region``, ``anonymous`` (of the dataset).
+
+    Returns
+    -------
+    ExportSummary
+        What was written.
+
+    Raises
+    ------
+    StoreError
+        If the output holds the export of another version, or one with other options.
+    UsageError
+        If the layout cannot hold what is asked for.
+    EnvironmentFault
+        If files cannot be written; those that are there are complete.
+    Stopped
+        After a signal; the same command goes on.
+    """
+    if layout not in ("sdoml-v1", "sdoml-v2"):
+        raise UsageError(f"There is no layout {layout!r}; there are sdoml-v1 and sdoml-v2.")
+    if chunk_frames < 1:
+        raise UsageError(f"chunk_frames is {chunk_frames}; it must be at least 1.")
+    started = time.monotonic()
+    opened = open_products(url, version, product=product, channels=channels, **options)
+    store = as_store(url, **options)
+    target = Store(url=output, **{name: value for name, value in options.items() if name != "anonymous"})
+    place, snapshot = Output(target), opened[0].session.snapshot_id
+    summary = ExportSummary(ExitCode.COMPLETE, snapshot)
+    with interruptible():
+        try:
+            plans = [_begin(one, layout, channels, chunk_frames, place) for one in opened]
+            values, attributes = _left(plans, place, summary)
+        except OSError as error:
+            raise environment_fault(error, target, "Preparing the export") from error
+        except BreakOff:
+            raise _broken_off() from None
+        summary.places = sorted({join(place.url, unit.array.split("/")[0]) for plan in plans for unit in plan.units})
+        if summary.resumed_units:
+            logger.info("resumed: %d units there, %d left", summary.resumed_units, len(values) + len(attributes))
+        if values or attributes:
+            places = (store.model_dump(), snapshot, layout, target.model_dump())
+            try:
+                with connect(cpus) as cluster:
+                    memory = _memory(opened, chunk_frames, values + attributes, cluster)
+                    # An array that has its attributes is complete, so they come behind all values.
+                    for units in (values, attributes):
+                        _run(units, places, memory, cluster, summary)
+            except BreakOff:
+                raise _broken_off() from None
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _broken_off() -> Stopped:
+    return Stopped(
+        "Broken off: units under way were given up.", "All files that are there are complete.",
+        "The same command goes on.",
+    )  # fmt: skip
+
+
+def _begin(
+    opened: Opened, layout: Layout, channels: Sequence[str] | None, chunk_frames: int, output: Output
+) -> ExportPlan:
+    """Claim the output for one product at one version, and return its plan."""
+    chosen = tuple(name for name in opened.recipe.channels if channels is None or name in channels)
+    plan = plan_export(opened, layout, chosen, chunk_frames)
+    identity = {
+        "product": opened.name, "layout": layout, "snapshot": opened.session.snapshot_id,
+        "fingerprint": opened.recipe.fingerprint, "channels": list(chosen),
+        "chunk_frames": chunk_frames if layout == "sdoml-v2" else None,
+    }  # fmt: skip
+    name = f"sdoml-export-{opened.name}.json"
+    before = output.get(name)
+    if before is None:
+        output.put(name, json.dumps(identity, indent=1).encode())
+    else:
+        lines = difference(json.loads(before), identity)
+        if lines:
+            old = json.loads(before)["snapshot"]
+            raise StoreError(
+                f"{output.url} holds another export of {opened.name}:\n" + "\n".join(lines),
+                "Frames of two versions in one array could not be told apart.",
+                f"Export to another folder, or go on with that one (version {old} and the same options).",
+            )
+    for path, data in plan.metadata.items():
+        if output.get(path) != data:
+            output.put(path, data)
+    return plan
+
+
+def _left(
+    plans: Iterable[ExportPlan], output: Output, summary: ExportSummary
+) -> tuple[list[ExportUnit], list[ExportUnit]]:
+    """Return the units of values and those of attributes whose files are not all there."""
+    units = [unit for plan in plans for unit in plan.units]
+    summary.frames = sum(unit.count for unit in units if unit.kind != "attributes")
+    folders = sorted({unit.array for unit in units})
+    with ThreadPoolExecutor(_THREADS) as pool:
+        there = dict(zip(folders, pool.map(output.names, folders), strict=True))
+    values = [unit for unit in units if unit.kind != "attributes" and not there[unit.array].issuperset(unit.files)]
+    incomplete = {unit.array for unit in values}
+    attributes = []
+    for unit in units:
+        if unit.kind != "attributes":
+            continue
+        written = unit.files[0] in there[unit.array]
+        if written and unit.array in incomplete:
+            output.remove(join(unit.array, unit.files[0]))
+        if not written or unit.array in incomplete:
+            attributes.append(unit)
+    summary.resumed_units = len(units) - len(values) - len(attributes)
+    return values, attributes
+
+
+def _memory(opened: list[Opened], chunk_frames: int, units: list[ExportUnit], cluster: Cluster) -> int:
+    """Return what one actor may take, bytes: a unit's values twice over, or the text of an array's keywords.
+
+    Raises
+    ------
+    EnvironmentFault
+        If no node has that much.
+    """
+    pixels = max((one.recipe.grid.pixels**2 for one in opened if one.recipe.contents.kind == "images"), default=1)
+    most = 0
+    for unit in units:
+        if unit.kind == "attributes":
+            most = max(most, 2 * unit.count * (_BYTES_PER_HEADER if unit.product != "eve" else 0))
+        else:
+            values = unit.count * 39 * 4 if unit.kind == "tables" else max(unit.count, unit.chunk_frames) * pixels * 4
+            most = max(most, 3 * (values if unit.product != "eve" or unit.kind == "tables" else 2**23))
+    memory = _WORKER_BASE_BYTES + most
+    if cluster.largest_node_memory_bytes < memory:
+        raise EnvironmentFault(
+            f"A worker takes {human_bytes(memory)} of memory ({chunk_frames} images per chunk), the largest node offers "
+            f"{human_bytes(cluster.largest_node_memory_bytes)}.",
+            "Nothing was started.", "Lower chunk_frames in another folder, or use a larger node.",
+        )  # fmt: skip
+    return memory
+
+
+def _results(
+    units: list[ExportUnit], places: tuple[Any, ...], memory: int, cluster: Cluster, brake: Any
+) -> Iterator[tuple[str, int | None, str]]:
+    """Run units in a Ray Data actor pool and yield what comes back, in any order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1
+    fit = int(max(1, min(cluster.cpus, cluster.memory_bytes // memory, len(units))))
+    rows = [{"unit": pickle.dumps(unit)} for unit in units]
+    done = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
+        ExportActor,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=fit if cluster.private else 1, max_size=fit if cluster.private else len(units),
+            max_tasks_in_flight_per_actor=2,
+        ),
+        num_cpus=1,
+        memory=memory,
+        fn_constructor_args=(*places, brake),
+    )  # fmt: skip
+    for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        for value in batch["result"].to_pylist():
+            yield pickle.loads(value)  # noqa: S301 - made by our own workers
+
+
+def _run(
+    units: list[ExportUnit], places: tuple[Any, ...], memory: int, cluster: Cluster, summary: ExportSummary
+) -> None:
+    """Drive the pool, and stop in good order."""
+    if not units:
+        return
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
+    stop = StopRequest(brake, _DRAIN_S)
+    faults: list[str] = []
+    ended = 0
+    with stop.listening():
+        for _, written, fault in _results(units, places, memory, cluster, brake):
+            if written is not None:
+                ended += 1
+                summary.units += 1
+                summary.written_bytes += written
+            elif fault:
+                ended += 1
+                faults.append(fault)
+                stop.request("a unit that could not be written")
+            if stop.ended is not None and ended >= stop.ended:
+                break
+    if faults:
+        raise EnvironmentFault(
+            f"{len(faults)} units could not be written; the first: {faults[0]}",
+            "All files that are there are complete.",
+            "Cure the cause (room, rights, memory); the same command goes on.",
+        )
+    if stop.requested:
+        raise Stopped(
+            f"Stopped by {stop.reason} after {summary.units} units.", "All files that are there are complete.",
+            "The same command goes on.",
+        )  # fmt: skip
