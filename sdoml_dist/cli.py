@@ -368,9 +368,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _add_reprocess(parser: argparse.ArgumentParser) -> None:
     _dataset_arguments(parser, version=False)
     parser.add_argument("--product", default="aia", help="which product; by default aia")
-    parser.add_argument(
-        "--set", action="append", metavar="KEY=VALUE", help="what changes"
-    )
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="what changes")
     parser.add_argument("--from", dest="start", help="start of the stretch to reprocess (UTC); by default all")
     parser.add_argument("--to", dest="end", help="end of the stretch, exclusive (UTC)")
     parser.add_argument("--drop", action="store_true", help="give the reprocessing up")

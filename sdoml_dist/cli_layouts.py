@@ -23,6 +23,11 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="local folder, s3:// or gs:// address")
     parser.add_argument("output", help="folder, s3:// or gs:// address; stores or tree are made below it")
     parser.add_argument("--layout", choices=_LAYOUTS, default="sdoml-v2", help="Zarr stores, or a tree of .npz files")
+    parser.add_argument(
+        "--format",
+        choices=["zarr2", "npz"],
+        help="format of the files: zarr2 for sdoml-v2, npz for sdoml-v1; the default",
+    )
     parser.add_argument("--product", help="just this product; by default all that the dataset holds")
     parser.add_argument("--channels", nargs="+", metavar="CHANNEL", help="just these channels")
     parser.add_argument("--version", help="tag or snapshot id; by default the newest commit")
@@ -35,6 +40,11 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Run ``export`` and return its exit code."""
+    from sdoml_dist.errors import UsageError
+
+    own = {"sdoml-v2": "zarr2", "sdoml-v1": "npz"}[options.layout]
+    if options.format not in (None, own):
+        raise UsageError(f"The layout {options.layout} is {own}, not {options.format}.", "", "Leave --format out.")
     from sdoml_dist.engine.export import export
     from sdoml_dist.report.text import human_bytes
 

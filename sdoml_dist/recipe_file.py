@@ -42,7 +42,7 @@ def _tagged(schema: dict[str, Any], node: dict[str, Any], part: int | str) -> di
 
 def _explain(error: ValidationError, origin: str) -> RecipeError:
     """Turn pydantic's findings into one message per line with a did-you-mean."""
-    tags = {"files", "synoptic", "jsoc", "simulator"}
+    tags = {"files", "synoptic", "jsoc", "simulator", "published"}
     lines = []
     for item in error.errors():
         location = item["loc"]

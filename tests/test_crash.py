@@ -137,6 +137,31 @@ def test_a_killed_driver_on_s3(tmp_path: Path, undisturbed: dict[str, Any], s3_s
     same(undisturbed, contents(place["url"], endpoint_url=s3_server))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("product", ["hmi", "eve"])
+def test_a_killed_driver_of_other_products(tmp_path: Path, product: str) -> None:
+    """One record makes three channels, one file sixty slots: the law is the same."""
+    series = {"cadence": "1min", "tolerance": "0s", "channels": ["Fe XX", "C III"], "chunking": {"shard_slots": 30}}
+    images = {"cadence": "12min", "tolerance": "2min", "channels": ["Bx", "By", "Bz"], "chunking": {"shard_slots": 2}}
+    simulation = {"pixels": 256, "missing_rate": 0.1, "corrupt_rate": 0.1}
+    changes = {"product": product, "source": {"kind": "simulator", "simulation": simulation}}
+    changes |= series if product == "eve" else images
+    whole = write_recipe(tmp_path, "whole", **changes)
+    expected, _, err = finish(start(whole))
+    assert expected in (ExitCode.COMPLETE, ExitCode.FRAMES_FAILED), err
+    recipe, store = write_recipe(tmp_path, "d", **changes), str(tmp_path / "d")
+    run = start(recipe)
+    children = wait_for_frames(run, store, 9)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    end_leftovers(children)
+    assert done_frames(store) > 0
+    code, _, err = finish(start(recipe))
+    assert code == expected, err
+    same(contents(str(tmp_path / "whole")), contents(store))
+
+
+@pytest.mark.slow
 def test_a_full_disk_ends_with_its_code_and_resumes(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     place = tmp_path / "small"
     place.mkdir()

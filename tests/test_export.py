@@ -250,6 +250,7 @@ def test_v1_is_the_sum_over_synoptic_pixels(url: str, exported: Path, tmp_path: 
     assert summary.frames == len(list(tmp_path.rglob("*.npz"))) + len(irradiance)
 
 
+@pytest.mark.slow
 def test_an_object_store_takes_the_export(url: str, exported: Path, s3_server: str) -> None:
     place = "s3://sdoml/exports"
     options = {"endpoint_url": s3_server}
@@ -262,6 +263,7 @@ def test_an_object_store_takes_the_export(url: str, exported: Path, s3_server: s
     assert dict(root["2014/171A"].attrs) == dict(local["2014/171A"].attrs)
 
 
+@pytest.mark.slow
 def test_a_signal_drains_and_the_same_command_goes_on(url: str, exported: Path, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom sdoml_dist.engine.export import export\nfrom sdoml_dist.errors import SdomlError\n"

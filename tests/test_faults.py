@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import sdoml_dist
 from sdoml_dist.engine.run import build
 from sdoml_dist.errors import EnvironmentFault, ExitCode
 from sdoml_dist.recipe_file import parse_recipe
+from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.simulation import SimulationConfig
+from sdoml_dist.sources.hmi_simulator import hmi_file_name, hmi_fits, planned_records
 from sdoml_dist.sources.simulator import level1_fits, planned_frame
 from tests.conftest import small
 
@@ -123,3 +126,47 @@ def test_a_leap_second_has_its_frame(tmp_path: Path, ray_cluster: object) -> Non
     )  # fmt: skip
     build(recipe)
     assert sdoml_dist.frames(recipe.store.url).reason.tolist() == ["missing_no_frame", "ok", "ok"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_faults_of_hmi_records(tmp_path: Path) -> None:
+    """A record is as good as the worst of its files, and says which."""
+    config = SimulationConfig(pixels=64)
+    start = np.datetime64("2014-03-01T00:00", "ns")
+    records = list(planned_records(config, "B", 720, start, start + 8 * np.timedelta64(720, "s")))
+    segments = PRODUCTS["hmi"].bundle("B").segments
+    for number, record in enumerate(records):
+        for segment in segments:
+            data = hmi_fits(config, record, segment, 720)
+            if number == 1 and segment == "azimuth":
+                continue  # a file is missing
+            if number == 2 and segment == "inclination":
+                data = data[: len(data) // 2]
+            if number == 3 and segment == "field":
+                data = b"<html>503</html>"
+            if number == 4 and segment == "disambig":
+                data = hmi_fits(SimulationConfig(pixels=32), record, segment, 720)
+            if number == 5:
+                data = hmi_fits(config, dataclasses.replace(record, fault="flagged"), segment, 720)
+            if number == 6:
+                data = hmi_fits(config, dataclasses.replace(record, fault="no_keyword"), segment, 720)
+            if number == 7:
+                data = hmi_fits(config, dataclasses.replace(record, fault="wrong_channel"), segment, 720)
+            (tmp_path / hmi_file_name("hmi.B_720s", record, segment)).write_bytes(data)
+    recipe = parse_recipe(
+        small(
+            str(tmp_path / "d"), product="hmi", cadence="12min", tolerance="2min", channels=["Bx", "By", "Bz"],
+            period={"start": "2014-03-01", "end": "2014-03-01T01:48"}, chunking={"shard_slots": 9},
+            source={"kind": "files", "url": str(tmp_path), "index": "name", "pixels": 64, "glob": "*.fits"},
+        )
+    )  # fmt: skip
+    assert build(recipe).exit_code is ExitCode.FRAMES_FAILED
+    table = sdoml_dist.frames(recipe.store.url, details=True)
+    # T_REC 00:12:00 TAI is 00:11:25 UTC: the first record is that of the slot 00:12.
+    expected = ["missing_no_frame", "ok", "missing_at_source", "failed_read", "failed_not_fits", "failed_shape",
+                "rejected_quality", "failed_keyword", "rejected_channel"]  # fmt: skip
+    for channel in ("Bx", "By", "Bz"):
+        assert table[table.channel == channel].reason.tolist() == expected
+    details = table[table.channel == "Bx"].detail.tolist()
+    assert "azimuth" in details[2]
+    assert "disambig" in details[5]

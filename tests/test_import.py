@@ -108,6 +108,7 @@ def test_hmi_and_eve_come_back(published: tuple[str, Path], tmp_path: Path) -> N
     assert result.valid, result.text()
 
 
+@pytest.mark.slow
 def test_v1_comes_back_with_computed_geometry(published: tuple[str, Path], tmp_path: Path) -> None:
     url, folder = published
     place, tree = str(tmp_path / "i"), tmp_path / "v1"
@@ -158,6 +159,7 @@ def rewrite(array: Path, order: np.ndarray) -> None:
     )
 
 
+@pytest.mark.slow
 def test_disorder_duplicates_and_damage(published: tuple[str, Path], tmp_path: Path) -> None:
     """Arrays out of order, with frames twice, and of different lengths: time decides, never the place."""
     url, folder = published
@@ -195,6 +197,7 @@ def test_disorder_duplicates_and_damage(published: tuple[str, Path], tmp_path: P
         assert set(lost.reason) == {"missing_at_source"}
 
 
+@pytest.mark.slow
 def test_what_has_been_added_is_imported(published: tuple[str, Path], tmp_path: Path) -> None:
     url, folder = published
     shutil.copytree(folder / "v2/sdomlv2.zarr", tmp_path / "s.zarr")

@@ -174,6 +174,7 @@ def test_maps_and_pictures_of_hmi(dataset: dict[str, Recipe], tmp_path: Path) ->
         quicklook(url, tmp_path / "e.png", product="eve")
 
 
+@pytest.mark.slow
 def test_a_product_resumes_beside_the_others(tmp_path: Path, dataset: dict[str, Recipe], ray_cluster: Any) -> None:
     """Built in another order and in two parts, the dataset is the same bit for bit."""
     made = recipes(str(tmp_path / "d"))
@@ -189,6 +190,7 @@ def test_a_product_resumes_beside_the_others(tmp_path: Path, dataset: dict[str, 
     assert build(made["aia"]).outcomes.total() == 0
 
 
+@pytest.mark.slow
 def test_files_of_hmi_and_eve_are_found_by_name(tmp_path: Path, dataset: dict[str, Recipe], ray_cluster: Any) -> None:
     """Written as files and read back through the index, the records give the same dataset as straight from the simulator."""
     for name in ("hmi", "eve"):

@@ -24,6 +24,7 @@ UNITS = 400
 _MOST_BYTES_PER_UNIT = 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_every_unit_counts_and_the_driver_keeps_none(tmp_path: Path, ray_cluster: Any) -> None:
     store = str(tmp_path / "d")

@@ -167,6 +167,7 @@ def pixels(arrays: dict[str, np.ndarray], number: int) -> np.ndarray:
     return arrays["aia/2011/171A"][500 : 500 + number]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_old_versions_go_and_tags_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path / "files", range(4))
@@ -194,6 +195,7 @@ def test_old_versions_go_and_tags_stay(tmp_path: Path, monkeypatch: pytest.Monke
         expire(store, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_updates_at_once_lose_nothing(tmp_path: Path) -> None:
     write_files(tmp_path / "files", range(4))

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 import fsspec
-import numcodecs  # type: ignore[import-untyped]
+import numcodecs
 import numpy as np
 
 from sdoml_dist.recipe import PublishedConfig
