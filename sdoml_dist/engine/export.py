@@ -18,6 +18,7 @@ import numpy as np
 from sdoml_dist.atomic import put
 from sdoml_dist.engine.brake import MAXIMUM_STARTS, Brake
 from sdoml_dist.engine.cluster import Cluster, connect, ray
+from sdoml_dist.engine.results import results
 from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped, StoreError, UsageError
 from sdoml_dist.recipe import Store, difference
@@ -337,9 +338,7 @@ def _results(
         memory=memory,
         fn_constructor_args=(*places, brake),
     )  # fmt: skip
-    for batch in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-        for value in batch["result"].to_pylist():
-            yield pickle.loads(value)  # noqa: S301 - made by our own workers
+    yield from results(done, "result")
 
 
 def _run(

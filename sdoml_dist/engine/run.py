@@ -19,6 +19,7 @@ from sdoml_dist.engine.actor import UnitActor
 from sdoml_dist.engine.brake import Brake
 from sdoml_dist.engine.cluster import connect, preflight, ray
 from sdoml_dist.engine.progress import Progress
+from sdoml_dist.engine.results import results
 from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, Stopped
 from sdoml_dist.pipelines.changes import changed
@@ -235,9 +236,7 @@ def _receipts(
         memory=estimate.memory_per_actor_bytes,
         fn_constructor_args=(plan.recipe.model_dump(mode="json"), dataset.fork_bytes, brake),
     )  # fmt: skip
-    for batch in dataset_of_tasks.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-        for value in batch["receipt"].to_pylist():
-            yield pickle.loads(value)  # noqa: S301 - made by our own workers
+    yield from results(dataset_of_tasks, "receipt")
 
 
 def _run(
