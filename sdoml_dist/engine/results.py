@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +24,8 @@ def results(pool: ray.data.Dataset, column: str) -> Iterator[Any]:
     column : str
         Name of the column.
     """
-    bundles = pool.iter_internal_ref_bundles()
+    # As Dataset.iter_internal_ref_bundles, which does not give the executor away (Ray is pinned to one version).
+    bundles, _, executor = pool._execute_to_iterator()
     try:
         for bundle in bundles:
             for entry in bundle.blocks:
@@ -33,5 +33,5 @@ def results(pool: ray.data.Dataset, column: str) -> Iterator[Any]:
                 for value in block[column].to_pylist():
                     yield pickle.loads(value)  # noqa: S301 - made by our own workers
     finally:
-        with contextlib.suppress(AttributeError):
-            bundles.close()
+        if executor is not None:
+            executor.shutdown(force=True)
