@@ -46,14 +46,10 @@ class IdlePreprocessor:
         self.recipe, self.fork_bytes = recipe, fork_bytes
         self.random = np.random.default_rng(0)
 
-    def channels(self, unit: Unit) -> tuple[str, ...]:
-        """Return the channels that a unit makes."""
-        return next(bundle.channels for bundle in self.recipe.bundles if bundle.name == unit.bundle)
-
     def process(self, unit: Unit, slots: np.ndarray) -> Receipt:
         """Return the receipt of a unit that nothing was done for."""
         began = time.time()
-        channels = self.channels(unit)
+        channels = self.recipe.bundle(unit.bundle).channels
         shape = (slots.size, len(channels))
         fork: ForkSession = pickle.loads(self.fork_bytes)
         place = f"{self.recipe.product}/{group_path(unit.year)}"

@@ -417,6 +417,10 @@ class Recipe(Section):
             if (wanted := tuple(name for name in bundle.channels if name in self.channels))
         )
 
+    def bundle(self, name: str) -> Bundle:
+        """Return one of `bundles` by its name."""
+        return next(bundle for bundle in self.bundles if bundle.name == name)
+
     @property
     def level(self) -> Literal["1", "1.5"]:
         """Processing level of the source frames; published images are past both."""

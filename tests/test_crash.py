@@ -72,7 +72,7 @@ def wait_for_frames(run: subprocess.Popen[str], store: str, number: int, **optio
     return psutil.Process(run.pid).children(recursive=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     code, _, err = finish(start(write_recipe(folder, "whole")))

@@ -15,18 +15,10 @@ from sdoml_dist.errors import ExitCode
 from tests.conftest import ROOT
 from tests.servers.hosts import DASHBOARD_PORT, Hosts, ray_hosts, wait_until
 from tests.test_build import contents, same
-from tests.test_crash import done_frames, finish, start, write_recipe
+from tests.test_crash import done_frames, finish, undisturbed, write_recipe  # noqa: F401 - undisturbed is a fixture
 
 pytestmark = pytest.mark.slow
 BUILD = [sys.executable, "-m", "sdoml_dist", "build"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("whole")
-    code, _, err = finish(start(write_recipe(folder, "whole")))
-    assert code == ExitCode.FRAMES_FAILED, err
-    return contents(str(folder / "whole"))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,7 @@ def nodes_used(store: Path) -> set[str]:
     return {json.loads(line)["node"] for part in parts for line in part.read_text().splitlines()}
 
 
-def test_ray_job_submit(hosts: Hosts, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_ray_job_submit(hosts: Hosts, tmp_path: Path, undisturbed: dict[str, Any]) -> None:  # noqa: F811
     recipe = write_recipe(tmp_path, "d")
     address = f"http://{hosts.address(0)}:{DASHBOARD_PORT}"
     command = ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--"]
@@ -60,7 +52,7 @@ def test_ray_job_submit(hosts: Hosts, tmp_path: Path, undisturbed: dict[str, Any
     same(undisturbed, contents(str(tmp_path / "d")))
 
 
-def test_hosts_that_fall_silent_or_lose_power(hosts: Hosts, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+def test_hosts_that_fall_silent_or_lose_power(hosts: Hosts, tmp_path: Path, undisturbed: dict[str, Any]) -> None:  # noqa: F811
     recipe, store = write_recipe(tmp_path, "d"), str(tmp_path / "d")
     run = drive(hosts, recipe)
     wait_until(lambda: done_frames(store) >= 4, run)

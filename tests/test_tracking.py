@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdoml_dist.solar.activity import CARRINGTON_DEG_PER_DAY, rotation_deg_per_day
-from sdoml_dist.solar.geometry import RSUN_REF_M, Pointing
+from sdoml_dist.solar.geometry import RSUN_REF_M, Pointing, rsun_obs_arcsec
 from sdoml_dist.solar.orbit import ephemeris
 from sdoml_dist.solar.photosphere import PhotosphereModel
-from sdoml_dist.solar.tracking import Patch, View, angular_radius_arcsec, tracked
+from sdoml_dist.solar.tracking import Patch, View, tracked
 
 TIME = np.datetime64("2014-03-01T12:00", "ns")
 
@@ -77,7 +77,7 @@ def test_the_limb_has_the_angular_radius_of_the_distance() -> None:
     view = View(Pointing(1, 1, 1, 1, 0, 968), 0, 0, distance)
     longitude = np.linspace(60, 91, 4000)
     column, _, mu = view.pixels(np.zeros(4000), longitude)
-    assert column.max() == pytest.approx(angular_radius_arcsec(distance), abs=1e-3)
+    assert column.max() == pytest.approx(rsun_obs_arcsec(dsun), abs=1e-3)
     # The angle to the line of sight is 90 degrees there, a little before 90 degrees of longitude.
     assert abs(mu[np.argmax(column)]) < 2e-4
     assert longitude[np.argmax(column)] == pytest.approx(90 - np.degrees(1 / distance), abs=0.02)

@@ -51,7 +51,7 @@ class UnitActor:
         if answer == "stop":
             return pickle.dumps(None)
         if answer == "poison":
-            return pickle.dumps(_poisoned(unit, slots, self.preprocessor.channels(unit)))
+            return pickle.dumps(_poisoned(unit, slots, self.preprocessor.recipe.bundle(unit.bundle).channels))
         try:
             result: Receipt | str = self._attempt(unit, slots)
         except Exception as error:  # noqa: BLE001 - reported to the driver

@@ -17,7 +17,7 @@ from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe import Period, Recipe, Store, difference
 from sdoml_dist.recipe_file import parse_recipe
-from sdoml_dist.solar.status import FrameStatus
+from sdoml_dist.solar.status import FrameStatus, has_outcome
 from sdoml_dist.store.dataset import BRANCH, open_repository, reprocess_branch, stored_recipe
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.template import group_path, product_attributes
@@ -164,8 +164,7 @@ def _mark(group: zarr.Group, recipe: Recipe, period: Period) -> int:
         array = group[f"{group_path(year)}/status"]
         assert isinstance(array, zarr.Array)
         codes = np.asarray(array[start:stop])
-        missing = (codes >= int(FrameStatus.MISSING_NO_FRAME)) & (codes < int(FrameStatus.REJECTED_QUALITY))
-        again = ~missing & (codes != int(FrameStatus.PENDING))
+        again = ~has_outcome(codes, "missing", "pending")
         codes[again] = int(FrameStatus.PENDING)
         array[start:stop] = codes
         number += int(again.sum())

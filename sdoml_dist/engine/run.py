@@ -26,6 +26,7 @@ from sdoml_dist.pipelines.changes import changed
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe
+from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.dataset import BRANCH, Dataset
 from sdoml_dist.store.finalise import finalise
@@ -144,8 +145,9 @@ def build(
         dataset = Dataset(plan, calibration, extend, branch)
         work = dataset.pending(retry)
         source = make_source(recipe)
-        if refresh:
+        if work or refresh:
             source.prepare([bundle.name for bundle in recipe.bundles], *_span(recipe))
+        if refresh:
             work = _joined(work, changed(dataset, source, np.datetime64(time.time_ns(), "ns")))
         frames = _count(work, recipe)
         total = plan.slots * len(recipe.channels)
@@ -157,7 +159,6 @@ def build(
         code = ExitCode.BUG
         try:
             if work:
-                source.prepare([bundle.name for bundle in recipe.bundles], *_span(recipe))
                 with connect(cpus) as cluster:
                     summary.actors = preflight(plan, cluster, frames)
                     _run(plan, dataset, lease, record, work, summary, cluster.private)
@@ -206,7 +207,8 @@ def _span(recipe: Recipe) -> tuple[np.datetime64, np.datetime64]:
 
 
 def _count_failed(dataset: Dataset, plan: Plan) -> int:
-    return sum(int((dataset.status(year)[start:stop] >= 40).sum()) for year, (start, stop) in plan.years().items())
+    years = plan.years().items()
+    return sum(int(has_outcome(dataset.status(year)[start:stop], "failed").sum()) for year, (start, stop) in years)
 
 
 def _receipts(

@@ -9,7 +9,7 @@ import numpy as np
 
 from sdoml_dist.pipelines.preprocess import make_pipeline
 from sdoml_dist.plan import Plan, Unit
-from sdoml_dist.solar.status import FrameError, FrameStatus
+from sdoml_dist.solar.status import FrameError, has_outcome
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.sources.base import Source
 from sdoml_dist.store.dataset import Dataset
@@ -47,10 +47,12 @@ def changed(dataset: Dataset, source: Source, now: np.datetime64) -> Iterator[tu
             year, status = unit.year, dataset.status(unit.year)
             known, times = dataset.table(unit.year, "keywords/SOURCE_ID"), slot_times(unit.year, recipe.cadence)
         codes = status[unit.start : unit.stop, column[unit.bundle]]
-        slots = np.flatnonzero(codes != int(FrameStatus.PENDING)) + unit.start
+        slots = np.flatnonzero(~has_outcome(codes, "pending")) + unit.start
         if not source.sees_changes:
-            missing = (codes >= int(FrameStatus.MISSING_NO_FRAME)) & (codes < int(FrameStatus.REJECTED_QUALITY))
-            slots = np.flatnonzero(missing & (times[unit.start : unit.stop] > now - _RECENT)) + unit.start
+            slots = (
+                np.flatnonzero(has_outcome(codes, "missing") & (times[unit.start : unit.stop] > now - _RECENT))
+                + unit.start
+            )
             if slots.size:
                 yield unit, slots
             continue

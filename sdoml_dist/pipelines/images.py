@@ -114,7 +114,7 @@ class ImagePipeline:
             Slots of the year to do, shape (frames,).
         """
         work = Work.empty(self.recipe, unit, slots.size)
-        bundle = next(bundle for bundle in self.recipe.bundles if bundle.name == unit.bundle)
+        bundle = self.recipe.bundle(unit.bundle)
         times = slot_times(unit.year, self.recipe.cadence)[slots]
         first = unit.shard * self.recipe.shard_slots
         for row, outcome in enumerate(self._outcomes(bundle, times)):

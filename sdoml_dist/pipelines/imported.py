@@ -15,7 +15,7 @@ from sdoml_dist.recipe import PublishedConfig, Recipe
 from sdoml_dist.solar.calibrate import CalibratedFrame, check_header, needed
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.eve import minute_means
-from sdoml_dist.solar.geometry import rsun_obs_arcsec, target_plate_scale
+from sdoml_dist.solar.geometry import grid_keywords, rsun_obs_arcsec
 from sdoml_dist.solar.hmi import WAVELENGTH_ANGSTROM, check_hmi_header
 from sdoml_dist.solar.keywords import copied, number
 from sdoml_dist.solar.orbit import ephemeris
@@ -136,12 +136,11 @@ class _Images(ImagePipeline):
         rsun = number(header.get("RSUN_OBS"))
         if rsun is None or rsun <= 0:
             rsun = rsun_obs_arcsec(needed(header, "DSUN_OBS"))
-        scale = target_plate_scale(settings.pixels, settings.solar_radius_arcsec, rsun)
-        centre = settings.pixels / 2 + 0.5
-        keywords = copied(header, self.recipe.contents.keywords) | {
-            "T_OBS": time, "RSUN_OBS": rsun, "R_SUN": rsun / scale, "CDELT1": scale, "CDELT2": scale, "CRPIX1": centre,
-            "CRPIX2": centre, "CRVAL1": 0.0, "CRVAL2": 0.0, "CROTA2": 0.0,
-        }  # fmt: skip
+        keywords: dict[str, Any] = (
+            copied(header, self.recipe.contents.keywords)
+            | grid_keywords(settings.pixels, settings.solar_radius_arcsec, rsun)
+            | {"T_OBS": time}
+        )
         for name in ("EXPTIME", "DEG_COR", "QUALITY"):
             if (value := number(header.get(name))) is not None:
                 keywords[name] = value

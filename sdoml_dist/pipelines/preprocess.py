@@ -45,10 +45,6 @@ class Preprocessor:
         self._pipeline = make_pipeline(recipe, make_source(recipe))
         self._calibration = calibration_id(recipe, calibration_identity(recipe))
 
-    def channels(self, unit: Unit) -> tuple[str, ...]:
-        """Return the channels that a unit makes."""
-        return next(bundle.channels for bundle in self.recipe.bundles if bundle.name == unit.bundle)
-
     def process(self, unit: Unit, slots: np.ndarray) -> Receipt:
         """Process the given slots of a unit, write its shards and return the receipt.
 

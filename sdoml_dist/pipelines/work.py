@@ -50,7 +50,7 @@ class Work:
     @classmethod
     def empty(cls, recipe: Recipe, unit: Unit, frames: int) -> Work:
         """Return work that holds nothing yet."""
-        channels = next(bundle.channels for bundle in recipe.bundles if bundle.name == unit.bundle)
+        channels = recipe.bundle(unit.bundle).channels
         images = recipe.contents.kind == "images"
         shape = (recipe.shard_slots, *([recipe.grid.pixels] * 2 if images else []))
         table = (frames, len(channels))

@@ -11,7 +11,7 @@ import numpy as np
 from sdoml_dist.errors import CalibrationError
 from sdoml_dist.solar.channels import Channel
 from sdoml_dist.solar.degradation import DegradationTable
-from sdoml_dist.solar.geometry import Pointing, rsun_obs_arcsec, source_transform, target_plate_scale
+from sdoml_dist.solar.geometry import Pointing, grid_keywords, rsun_obs_arcsec, source_keywords, source_transform
 from sdoml_dist.solar.keywords import copied, number
 from sdoml_dist.solar.pointing import PointingTable
 from sdoml_dist.solar.quality import bits, in_eclipse
@@ -239,12 +239,11 @@ def calibrate(
     image *= np.float32(factor)
     if not np.isfinite(image).any():
         raise FrameError(FrameStatus.FAILED_NO_DATA, "no pixel is valid")
-    scale = target_plate_scale(settings.pixels, settings.solar_radius_arcsec, pointing.rsun_obs)
-    keywords = copied(header) | {
-        "T_OBS": time, "EXPTIME": exposure, "QUALITY": int(header["QUALITY"]), "DEG_COR": degradation,
-        "RSUN_OBS": pointing.rsun_obs, "R_SUN": pointing.rsun_obs / scale, "CDELT1": scale, "CDELT2": scale,
-        "CRPIX1": settings.pixels / 2 + 0.5, "CRPIX2": settings.pixels / 2 + 0.5, "CRVAL1": 0.0, "CRVAL2": 0.0,
-        "CROTA2": 0.0, "CRPIX1_L1": pointing.crpix1, "CRPIX2_L1": pointing.crpix2, "CDELT1_L1": pointing.cdelt1,
-        "CDELT2_L1": pointing.cdelt2, "CROTA2_L1": pointing.crota2, "POINTING": int(updated),
-    }  # fmt: skip
+    keywords = (
+        copied(header)
+        | grid_keywords(settings.pixels, settings.solar_radius_arcsec, pointing.rsun_obs)
+        | source_keywords(pointing)
+        | {"T_OBS": time, "EXPTIME": exposure, "QUALITY": int(header["QUALITY"]), "DEG_COR": degradation,
+           "POINTING": int(updated)}
+    )  # fmt: skip
     return CalibratedFrame(image, keywords, time)

@@ -66,6 +66,42 @@ def target_plate_scale(pixels: int, solar_radius_arcsec: float, rsun_obs: float)
     return FIELD_ARCSEC / pixels * rsun_obs / solar_radius_arcsec
 
 
+def grid_keywords(pixels: int, solar_radius_arcsec: float, rsun_obs: float) -> dict[str, float]:
+    """Return the FITS keywords of an image on the dataset's grid: north up, centred, for a Sun seen at `rsun_obs`."""
+    scale, centre = target_plate_scale(pixels, solar_radius_arcsec, rsun_obs), pixels / 2 + 0.5
+    return {
+        "RSUN_OBS": rsun_obs, "R_SUN": rsun_obs / scale, "CDELT1": scale, "CDELT2": scale, "CRPIX1": centre,
+        "CRPIX2": centre, "CRVAL1": 0.0, "CRVAL2": 0.0, "CROTA2": 0.0,
+    }  # fmt: skip
+
+
+def source_keywords(pointing: Pointing) -> dict[str, float]:
+    """Return the columns that keep the geometry of the source frame that was used."""
+    return {
+        "CRPIX1_L1": pointing.crpix1, "CRPIX2_L1": pointing.crpix2, "CDELT1_L1": pointing.cdelt1,
+        "CDELT2_L1": pointing.cdelt2, "CROTA2_L1": pointing.crota2,
+    }  # fmt: skip
+
+
+def image_plane(
+    x0: float, y0: float, scale: float, rotation_deg: float
+) -> tuple[float, float, float, float, float, float]:
+    """Return where a camera's pixels lie in the image plane, as :meth:`SunModel.render` takes it.
+
+    Parameters
+    ----------
+    x0, y0 : float
+        Sun's centre, pixels counted from 0.
+    scale : float
+        Solar radii per pixel.
+    rotation_deg : float
+        Rotation of the camera (CROTA2).
+    """
+    angle = radians(rotation_deg)
+    cosine, sine = scale * cos(angle), scale * sin(angle)
+    return -cosine * x0 + sine * y0, cosine, -sine, -sine * x0 - cosine * y0, sine, cosine
+
+
 def source_transform(pointing: Pointing, pixels: int, solar_radius_arcsec: float) -> SourceTransform:
     """Return the map from the dataset's grid, north up and centred on the Sun, to the frame's pixels.
 

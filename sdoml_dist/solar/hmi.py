@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from sdoml_dist.solar.calibrate import CalibratedFrame, Header, frame_pointing, needed, observation_time
-from sdoml_dist.solar.geometry import Pointing, source_transform, target_plate_scale
+from sdoml_dist.solar.geometry import Pointing, grid_keywords, source_keywords, source_transform
 from sdoml_dist.solar.keywords import HMI_KEYWORDS, copied, number
 from sdoml_dist.solar.products import Bundle
 from sdoml_dist.solar.quality import bits
@@ -188,13 +188,12 @@ def calibrate_hmi(
         )
     if not np.isfinite(image).any(axis=(1, 2)).all():
         raise FrameError(FrameStatus.FAILED_NO_DATA, "no pixel is valid")
-    scale = target_plate_scale(pixels, settings.solar_radius_arcsec, pointing.rsun_obs)
-    keywords = copied(header, HMI_KEYWORDS) | {
-        "T_OBS": time, "QUALITY": 0, "RSUN_OBS": pointing.rsun_obs, "R_SUN": pointing.rsun_obs / scale,
-        "CDELT1": scale, "CDELT2": scale, "CRPIX1": pixels / 2 + 0.5, "CRPIX2": pixels / 2 + 0.5, "CRVAL1": 0.0,
-        "CRVAL2": 0.0, "CROTA2": 0.0, "CRPIX1_L1": pointing.crpix1, "CRPIX2_L1": pointing.crpix2,
-        "CDELT1_L1": pointing.cdelt1, "CDELT2_L1": pointing.cdelt2, "CROTA2_L1": pointing.crota2,
-    }  # fmt: skip
+    keywords = (
+        copied(header, HMI_KEYWORDS)
+        | grid_keywords(pixels, settings.solar_radius_arcsec, pointing.rsun_obs)
+        | source_keywords(pointing)
+        | {"T_OBS": time, "QUALITY": 0}
+    )
     if isinstance(record := header.get("T_REC"), str):
         keywords["T_REC"] = parse_fits_time(record)
     return CalibratedFrame(image, keywords, time)

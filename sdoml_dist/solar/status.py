@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
+
 
 class FrameStatus(IntEnum):
     """Outcome for one slot. ``planned = ok + missing + rejected + failed`` once nothing is pending."""
@@ -63,6 +65,15 @@ class FrameStatus(IntEnum):
     def label(self) -> str:
         """The name in lower case, as in the CF ``flag_meanings``."""
         return self.name.lower()
+
+
+def has_outcome(codes: np.ndarray, *outcomes: str) -> np.ndarray:
+    """Return which status codes have one of some outcomes, for example ``"missing"``: booleans of the shape of `codes`."""
+    table = np.zeros(256, dtype=bool)
+    for code in FrameStatus:
+        table[int(code)] = code.outcome in outcomes
+    found: np.ndarray = table[codes]
+    return found
 
 
 class FrameError(Exception):

@@ -8,7 +8,7 @@ an observer at a finite distance.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import asin, cos, degrees, inf, radians, sin
+from math import cos, inf, radians, sin
 from typing import Literal
 
 import numba
@@ -189,8 +189,3 @@ def tracked(image: np.ndarray, view: View, patch: Patch, time: np.datetime64, mi
     out = np.empty(latitude.shape, np.float32)
     _interpolate(np.ascontiguousarray(image, dtype=np.float32), columns, rows, mu, minimum_mu, out)
     return out
-
-
-def angular_radius_arcsec(distance: float) -> float:
-    """Return the angular radius of the Sun at a distance in solar radii."""
-    return degrees(asin(1.0 / distance)) * 3600.0

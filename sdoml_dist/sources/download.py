@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -61,6 +61,15 @@ def pauses(network: Network, generator: random.Random | None = None) -> Callable
         return draw(0, min(network.backoff_s * 2.0 ** (failures - 1), network.backoff_maximum_s))
 
     return pause
+
+
+def attempts(network: Network) -> Iterator[int]:
+    """Yield the number of each attempt, from 1 to the last one allowed, with a pause before each but the first."""
+    pause = pauses(network)
+    for number in range(1, network.retries + 2):
+        if number > 1:
+            time.sleep(pause(number - 1))
+        yield number
 
 
 def _retry_after(response: requests.Response) -> float | None:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import logging
 import re
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,7 +25,7 @@ from sdoml_dist.solar.keywords import number
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.base import FrameRecord
-from sdoml_dist.sources.download import fetch_bytes, pauses
+from sdoml_dist.sources.download import attempts, fetch_bytes
 from sdoml_dist.sources.fits import read_header
 from sdoml_dist.sources.naming import CHANNEL_BY_WAVELENGTH, read_name
 
@@ -193,9 +192,7 @@ class FilesSource:
             If the place does not answer after all retries. The index would be wrong without the file.
         """
         filesystem, root = fsspec.core.url_to_fs(self.config.url, **self.config.storage_options)
-        network = self.config.network
-        pause = pauses(network)
-        for failures in range(1, network.retries + 2):
+        for failures in attempts(self.config.network):  # noqa: B007 - told after the last one
             try:
                 start: bytes = filesystem.cat_file(f"{root.rstrip('/')}/{path}", start=0, end=_HEADER_BYTES)
                 return start
@@ -203,8 +200,6 @@ class FilesSource:
                 if isinstance(error, FileNotFoundError | PermissionError):
                     raise
                 problem = error
-            if failures <= network.retries:
-                time.sleep(pause(failures))
         raise EnvironmentFault(
             f"{self.config.url}: {path} cannot be read: {type(problem).__name__}: {problem} ({failures} attempts)",
             "The index needs the header of every file.",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from sdoml_dist.solar.geometry import RSUN_REF_M
+from sdoml_dist.solar.geometry import RSUN_REF_M, image_plane
 from sdoml_dist.solar.hmi import DISAMBIGUATION_BIT, WAVELENGTH_ANGSTROM
 from sdoml_dist.solar.orbit import AU_M, ephemeris
 from sdoml_dist.solar.photosphere import PhotosphereModel
@@ -94,13 +94,8 @@ def _observed(config: SimulationConfig, bundle: str, time: np.datetime64) -> dic
     """Render what the camera sees, segment by segment, in physical units."""
     size = config.pixels
     x0, y0, plate, crota2 = _geometry(config, time)
-    scale = plate / ephemeris(time).rsun_obs_arcsec
+    affine = image_plane(x0, y0, plate / ephemeris(time).rsun_obs_arcsec, crota2)
     angle = np.radians(crota2)
-    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
-    affine = (
-        float(-cosine * x0 + sine * y0), float(cosine), float(-sine),
-        float(-sine * x0 - cosine * y0), float(sine), float(cosine),
-    )  # fmt: skip
     sun, shape = _photosphere(config.seed), (size, size)
     rng = _rng(config, bundle, time, 53)
 

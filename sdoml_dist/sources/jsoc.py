@@ -32,7 +32,7 @@ from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import parse_fits_time, utc_to_tai
 from sdoml_dist.sources.base import FrameRecord
-from sdoml_dist.sources.download import fetch_bytes, pauses
+from sdoml_dist.sources.download import attempts, fetch_bytes
 
 logger = logging.getLogger("sdoml")
 
@@ -124,9 +124,7 @@ class JsocSource:
         EnvironmentFault
             If it does not answer after all retries.
         """
-        network = self.config.network
-        pause = pauses(network)
-        for failures in range(1, network.retries + 2):
+        for failures in attempts(self.config.network):  # noqa: B007 - told after the last one
             try:
                 return question(drms.Client(server(self.config.url), email=email))
             except drms.DrmsQueryError as error:
@@ -137,10 +135,8 @@ class JsocSource:
                 if "Email" in str(error):
                     raise UsageError(f"JSOC does not know the address {email}.", "", _REGISTER) from None
                 problem = error
-            if failures <= network.retries:
-                time.sleep(pause(failures))
         raise EnvironmentFault(
-            f"JSOC at {self.config.url} did not answer {what} in {network.retries + 1} attempts: "
+            f"JSOC at {self.config.url} did not answer {what} in {failures} attempts: "
             f"{type(problem).__name__}: {problem}",
             "",
             "Try again later; everything that was answered is kept.",

@@ -16,7 +16,7 @@ from sdoml_dist.solar.activity import flare_level
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.degradation import DegradationTable
 from sdoml_dist.solar.detector import SATURATION_DN, expose
-from sdoml_dist.solar.geometry import RSUN_REF_M
+from sdoml_dist.solar.geometry import RSUN_REF_M, image_plane
 from sdoml_dist.solar.orbit import AU_M, eclipsed, ephemeris
 from sdoml_dist.solar.quality import ECLIPSE_BIT, NEAR_REAL_TIME_BIT
 from sdoml_dist.solar.scene import SunModel
@@ -192,13 +192,8 @@ def level1_frame(config: SimulationConfig, frame: PlannedFrame) -> tuple[np.ndar
     channel, time, size = frame.channel, frame.observed, config.pixels
     pointing, place = true_pointing(config, channel, time), ephemeris(time)
     wavelength = AIA[channel].wavelength_angstrom
-    roll = np.radians(pointing.instrot + config.roll_deg)
     scale = pointing.imscale / place.rsun_obs_arcsec
-    cosine, sine = scale * np.cos(roll), scale * np.sin(roll)
-    affine = (
-        float(-cosine * pointing.x0 + sine * pointing.y0), float(cosine), float(-sine),
-        float(-sine * pointing.x0 - cosine * pointing.y0), float(sine), float(cosine),
-    )  # fmt: skip
+    affine = image_plane(pointing.x0, pointing.y0, scale, pointing.instrot + config.roll_deg)
     emission = _sun(config.seed).render(channel, time, (size, size), affine)
     if frame.fault == "dark":
         emission[:] = 0

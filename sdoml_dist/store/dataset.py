@@ -24,7 +24,7 @@ from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe, Store, difference
 from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.products import PRODUCTS
-from sdoml_dist.solar.status import FrameStatus
+from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.storage import environment_fault, icechunk_storage, local_path
 from sdoml_dist.store.template import ensure_template, group_path, product_attributes
@@ -228,11 +228,7 @@ class Dataset:
         retry : iterable of str
             Outcomes to do again besides what is pending, for example ``("failed",)``.
         """
-        again = np.zeros(256, dtype=bool)
-        again[int(FrameStatus.PENDING)] = True
-        for code in FrameStatus:
-            again[int(code)] |= code.outcome in set(retry)
-        tables = {year: again[self.status(year)] for year in self.plan.years()}
+        tables = {year: has_outcome(self.status(year), "pending", *retry) for year in self.plan.years()}
         recipe = self.plan.recipe
         columns = {bundle.name: [recipe.channels.index(name) for name in bundle.channels] for bundle in recipe.bundles}
         numbers = {year: np.arange(table.shape[0]) for year, table in tables.items()}
