@@ -27,6 +27,7 @@ from icechunk import ForkSession
 
 from sdoml_dist.engine import run
 from sdoml_dist.engine.actor import UnitActor
+from sdoml_dist.engine.pool import PoolActor
 from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_file import parse_recipe
@@ -73,8 +74,8 @@ class IdleActor(UnitActor):
     """The engine's actor with an idle preprocessor."""
 
     def __init__(self, recipe: dict[str, Any], fork_bytes: bytes, brake: Any) -> None:
+        PoolActor.__init__(self, brake)
         self.preprocessor: Any = IdlePreprocessor(parse_recipe(recipe), fork_bytes)
-        self.brake = brake
 
 
 @dataclass

@@ -22,10 +22,8 @@ class Brake:
         if self._stopped:
             return "stop"
         self._starts[unit_id] = self._starts.get(unit_id, 0) + 1
-        if self._starts[unit_id] > MAXIMUM_STARTS:
-            return "poison"
         self._running.add(unit_id)
-        return "go"
+        return "poison" if self._starts[unit_id] > MAXIMUM_STARTS else "go"
 
     def end(self, unit_id: str) -> None:
         """Report that a unit has ended."""

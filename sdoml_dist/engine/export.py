@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import pickle
 import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
-import numpy as np
 
 from sdoml_dist.atomic import put
-from sdoml_dist.engine.brake import MAXIMUM_STARTS, Brake
-from sdoml_dist.engine.cluster import Cluster, connect, ray
-from sdoml_dist.engine.results import results
-from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
+from sdoml_dist.engine.cluster import Cluster, connect
+from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
+from sdoml_dist.engine.stop import BreakOff, interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped, StoreError, UsageError
 from sdoml_dist.recipe import Store, difference
 from sdoml_dist.report.text import human_bytes
@@ -31,10 +28,8 @@ from sdoml_dist.store.storage import environment_fault, join, local_path, sideca
 logger = logging.getLogger("sdoml")
 
 _THREADS = 16
-_ATTEMPTS = 4
-_PAUSE_S = 2.0
 _DRAIN_S = 120.0
-_MOST_BLOCKS = 8192
+_SAFE = "All files that are there are complete."
 _WORKER_BASE_BYTES = 450 * 2**20
 _BYTES_PER_HEADER = 8192
 
@@ -110,44 +105,22 @@ class Output:
         return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
 
 
-class ExportActor:
-    """Runs units for Ray Data, one row at a time."""
+class ExportActor(PoolActor):
+    """Writes units of an export, and returns how many bytes each had."""
 
     def __init__(
         self, store: dict[str, Any], snapshot: str, layout: Layout, output: dict[str, Any], brake: Any
     ) -> None:
-        logging.getLogger("sdoml_dist").setLevel(logging.WARNING)
+        super().__init__(brake)
         self.exporter = Exporter(Store(**store), snapshot, layout, Output(Store(**output)).put)
-        self.brake = brake
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Map a batch of units to (id, bytes written or None, what went wrong), pickled."""
-        return {"result": [pickle.dumps(self._run(pickle.loads(unit))) for unit in batch["unit"]]}  # noqa: S301 - ours
+    def name(self, task: ExportUnit) -> str:
+        """Return the unit's identity."""
+        return task.unit_id
 
-    def _run(self, unit: ExportUnit) -> tuple[str, int | None, str]:
-        answer = ray.get(self.brake.begin.remote(unit.unit_id))
-        if answer == "stop":
-            return unit.unit_id, None, ""
-        if answer == "poison":
-            return unit.unit_id, None, f"{unit.unit_id}: workers died {MAXIMUM_STARTS} times on this unit (memory?)"
-        try:
-            result: tuple[str, int | None, str] = (unit.unit_id, self._attempt(unit), "")
-        except Exception as error:  # noqa: BLE001 - reported to the driver
-            text = f"{unit.unit_id}: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
-            result = (unit.unit_id, None, text)
-        ray.get(self.brake.end.remote(unit.unit_id))
-        return result
-
-    def _attempt(self, unit: ExportUnit) -> int:
-        """Write a unit; storage that answers badly is given some time."""
-        for attempt in range(1, _ATTEMPTS):
-            try:
-                return self.exporter.write(unit)
-            except OSError as error:
-                if "space" in str(error).lower():
-                    raise
-                time.sleep(_PAUSE_S * attempt)
-        return self.exporter.write(unit)
+    def work(self, task: ExportUnit) -> int:
+        """Write a unit."""
+        return self.exporter.write(task)
 
 
 def export(
@@ -231,7 +204,7 @@ def export(
 
 def _broken_off() -> Stopped:
     return Stopped(
-        "Broken off: units under way were given up.", "All files that are there are complete.",
+        "Broken off: units under way were given up.", _SAFE,
         "The same command goes on.",
     )  # fmt: skip
 
@@ -316,64 +289,14 @@ def _memory(opened: list[Opened], chunk_frames: int, units: list[ExportUnit], cl
     return memory
 
 
-def _results(
-    units: list[ExportUnit], places: tuple[Any, ...], memory: int, cluster: Cluster, brake: Any
-) -> Iterator[tuple[str, int | None, str]]:
-    """Run units in a Ray Data actor pool and yield what comes back, in any order."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = 1
-    fit = int(max(1, min(cluster.cpus, cluster.memory_bytes // memory, len(units))))
-    rows = [{"unit": pickle.dumps(unit)} for unit in units]
-    done = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
-        ExportActor,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=fit if cluster.private else 1, max_size=fit if cluster.private else len(units),
-            max_tasks_in_flight_per_actor=2,
-        ),
-        num_cpus=1,
-        memory=memory,
-        fn_constructor_args=(*places, brake),
-    )  # fmt: skip
-    yield from results(done, "result")
-
-
 def _run(
     units: list[ExportUnit], places: tuple[Any, ...], memory: int, cluster: Cluster, summary: ExportSummary
 ) -> None:
-    """Drive the pool, and stop in good order."""
-    if not units:
-        return
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )
-    brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
-    stop = StopRequest(brake, _DRAIN_S)
-    faults: list[str] = []
-    ended = 0
-    with stop.listening():
-        for _, written, fault in _results(units, places, memory, cluster, brake):
+    """Write units in a pool of actors."""
+    fit = int(max(1, min(cluster.cpus, cluster.memory_bytes // memory)))
+    size = PoolSize(fit if cluster.private else 1, fit if cluster.private else max(len(units), 1), 1, memory)
+    with contextlib.closing(pooled(ExportActor, places, units, size, _DRAIN_S, _SAFE)) as sizes:
+        for written in sizes:
             if written is not None:
-                ended += 1
                 summary.units += 1
                 summary.written_bytes += written
-            elif fault:
-                ended += 1
-                faults.append(fault)
-                stop.request("a unit that could not be written")
-            if stop.ended is not None and ended >= stop.ended:
-                break
-    if faults:
-        raise EnvironmentFault(
-            f"{len(faults)} units could not be written; the first: {faults[0]}",
-            "All files that are there are complete.",
-            "Cure the cause (room, rights, memory); the same command goes on.",
-        )
-    if stop.requested:
-        raise Stopped(
-            f"Stopped by {stop.reason} after {summary.units} units.", "All files that are there are complete.",
-            "The same command goes on.",
-        )  # fmt: skip

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import pickle
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sdoml_dist.engine.actor import UnitActor
-from sdoml_dist.engine.brake import Brake
-from sdoml_dist.engine.cluster import connect, preflight, ray
+from sdoml_dist.engine.cluster import connect, preflight
+from sdoml_dist.engine.pool import PoolSize, pooled
 from sdoml_dist.engine.progress import Progress
-from sdoml_dist.engine.results import results
-from sdoml_dist.engine.stop import BreakOff, StopRequest, interruptible
-from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, Stopped
+from sdoml_dist.engine.stop import BreakOff, interruptible
+from sdoml_dist.errors import ExitCode, SdomlError, Stopped
 from sdoml_dist.pipelines.changes import changed
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan, Unit
@@ -35,9 +34,6 @@ from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.storage import write_atomic
 
 logger = logging.getLogger("sdoml")
-
-# Rows that one actor task carries where there are very many units: bounds what the driver holds per unit.
-_MOST_BLOCKS = 8192
 
 
 @dataclass
@@ -211,51 +207,15 @@ def _count_failed(dataset: Dataset, plan: Plan) -> int:
     return sum(int(has_outcome(dataset.status(year)[start:stop], "failed").sum()) for year, (start, stop) in years)
 
 
-def _receipts(
-    plan: Plan, dataset: Dataset, work: list[tuple[Unit, np.ndarray]], brake: Any, actors: int, private: bool
-) -> Iterator[Receipt | str | None]:
-    """Run the units in a Ray Data actor pool and yield what comes back, in any order."""
-    resources, estimate = plan.recipe.resources, plan.estimate()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
-    context.print_on_execution_start = False
-    # Every receipt leaves its task at once instead of waiting for a block to fill.
-    context.target_max_block_size = 1
-    most = min(len(work), resources.maximum_actors or (actors if private else len(work)))
-    # Most units are done as a whole; their slots need not be written down.
-    rows = [
-        {"task": pickle.dumps((unit, None if slots.size == unit.stop - unit.start else slots))} for unit, slots in work
-    ]
-    dataset_of_tasks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
-        UnitActor,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=min(actors, len(work)) if private else min(resources.minimum_actors, most), max_size=most,
-            max_tasks_in_flight_per_actor=2,
-        ),
-        num_cpus=resources.cpus_per_actor,
-        memory=estimate.memory_per_actor_bytes,
-        fn_constructor_args=(plan.recipe.model_dump(mode="json"), dataset.fork_bytes, brake),
-    )  # fmt: skip
-    yield from results(dataset_of_tasks, "receipt")
-
-
 def _run(
     plan: Plan, dataset: Dataset, lease: Lease, record: _Record, work: list[tuple[Unit, np.ndarray]],
     summary: Summary, private: bool,
 ) -> None:  # fmt: skip
-    """Drive the pool: collect receipts, commit them, stop in good order."""
+    """Drive the pool: collect receipts and commit them."""
     resources = plan.recipe.resources
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )
-    brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
-    stop = StopRequest(brake, resources.drain_s)
     progress = Progress(_count(work, plan.recipe), len(work))
     waiting: list[Receipt] = []
-    faults: list[str] = []
-    ended, committed = 0, time.monotonic()
+    committed = time.monotonic()
 
     def commit() -> None:
         nonlocal committed
@@ -267,40 +227,29 @@ def _run(
             record.save()
         committed = time.monotonic()
 
+    most = resources.maximum_actors or (summary.actors if private else len(work))
+    size = PoolSize(
+        summary.actors if private else resources.minimum_actors, most, resources.cpus_per_actor,
+        plan.estimate().memory_per_actor_bytes,
+    )  # fmt: skip
+    # Most units are done as a whole; their slots need not be written down.
+    tasks = [(unit, None if slots.size == unit.stop - unit.start else slots) for unit, slots in work]
+    arguments = (plan.recipe.model_dump(mode="json"), dataset.fork_bytes)
     try:
-        with stop.listening():
-            for item in _receipts(plan, dataset, work, brake, summary.actors, private):
-                if isinstance(item, Receipt):
-                    ended += 1
-                    waiting.append(item)
-                    progress.add(item)
-                    record.unit(item)
-                elif item is not None:
-                    ended += 1
-                    faults.append(item)
-                    stop.request("a unit that could not be written")
+        with contextlib.closing(pooled(UnitActor, arguments, tasks, size, resources.drain_s)) as receipts:
+            for receipt in receipts:
+                if receipt is not None:
+                    waiting.append(receipt)
+                    progress.add(receipt)
+                    record.unit(receipt)
                 if (
                     len(waiting) >= resources.commit_every_units
                     or time.monotonic() - committed >= resources.commit_every_s
                 ):
                     commit()
-                if stop.ended is not None and ended >= stop.ended:
-                    break
     finally:
         commit()
         progress.close()
         summary.outcomes, summary.seconds = progress.outcomes, progress.elapsed_s
         summary.busy_s, summary.peak_memory_bytes = progress.busy_s, progress.peak_memory_bytes
-    if faults:
-        raise EnvironmentFault(
-            f"{len(faults)} units could not be processed or written; the first: {faults[0]}",
-            "What was finished is committed.",
-            "Cure the cause (room, rights, memory); the same command goes on.",
-        )
-    if stop.requested:
-        raise Stopped(
-            f"Stopped by {stop.reason} after {progress.done} of {progress.frames} frames.",
-            "Everything finished is committed.",
-            "The same command goes on.",
-        )
     logger.info("%s", progress.line())

@@ -1,0 +1,219 @@
+"""Tasks over a pool of Ray Data actors: stopped in good order, and without a task that ends every worker.
+
+Whatever a task is, what it makes is written by its worker; what comes back is small.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import pickle
+import time
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sdoml_dist.engine.brake import MAXIMUM_STARTS, Brake
+from sdoml_dist.engine.cluster import ray
+from sdoml_dist.engine.stop import StopRequest
+from sdoml_dist.errors import EnvironmentFault, Stopped
+
+# Rows that one actor task carries where there are very many: bounds what the driver holds per task.
+_MOST_BLOCKS = 8192
+_ATTEMPTS = 4
+_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """How many actors, and what each takes.
+
+    Attributes
+    ----------
+    minimum, maximum : int
+        Actors that are kept, and actors at most.
+    cpus : float
+        CPUs of an actor.
+    memory_bytes : int
+        Memory of an actor.
+    """
+
+    minimum: int
+    maximum: int
+    cpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a worker says about a task: a result, the text of a fault, or that it did not start."""
+
+    kind: Literal["done", "fault", "not started"]
+    value: Any = None
+
+
+class PoolActor(abc.ABC):
+    """Runs tasks for Ray Data, one row at a time; a subclass says what they are.
+
+    Parameters
+    ----------
+    brake : ray.actor.ActorHandle
+        The run's brake.
+    """
+
+    def __init__(self, brake: Any) -> None:
+        # The driver shows what matters; a worker's log is its own file.
+        logging.getLogger("sdoml_dist").setLevel(logging.WARNING)
+        self.brake = brake
+
+    @abc.abstractmethod
+    def name(self, task: Any) -> str:
+        """Return the identity of a task."""
+
+    @abc.abstractmethod
+    def work(self, task: Any) -> Any:
+        """Do a task and return what the driver needs of it."""
+
+    def lost(self, task: Any, why: str) -> Any:
+        """Return what stands for a task that ended every worker that tried it; by default that is a fault.
+
+        Raises
+        ------
+        RuntimeError
+            With the reason.
+        """
+        raise RuntimeError(why)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Map a batch of tasks to a batch of answers (both pickled)."""
+        return {"answer": [pickle.dumps(self._run(pickle.loads(task))) for task in batch["task"]]}  # noqa: S301 - ours
+
+    def _run(self, task: Any) -> _Answer:
+        name = self.name(task)
+        permission = ray.get(self.brake.begin.remote(name))
+        if permission == "stop":
+            return _Answer("not started")
+        try:
+            if permission == "poison":
+                why = f"{name}: workers died {MAXIMUM_STARTS} times on this unit (out of memory?)"
+                answer = _Answer("done", self.lost(task, why))
+            else:
+                answer = _Answer("done", self._attempt(task))
+        except Exception as error:  # noqa: BLE001 - reported to the driver
+            answer = _Answer("fault", f"{name}: {type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}")
+        ray.get(self.brake.end.remote(name))
+        return answer
+
+    def _attempt(self, task: Any) -> Any:
+        """Do a task; storage that answers badly is given some time."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return self.work(task)
+            except Exception as error:
+                if "space" in str(error).lower():
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+        return self.work(task)
+
+
+def pooled(
+    actor: type[PoolActor], arguments: tuple[Any, ...], tasks: Sequence[Any], size: PoolSize, drain_s: float,
+    safe: str = "Everything finished is committed.",
+) -> Generator[Any, None, None]:  # fmt: skip
+    """Run tasks and yield what each made, in any order; None where there is nothing, so that the reader sees time pass.
+
+    Parameters
+    ----------
+    actor : type
+        The pool's actor.
+    arguments : tuple
+        Arguments of its constructor before the brake.
+    tasks : sequence
+        What to do.
+    size : PoolSize
+        The pool.
+    drain_s : float
+        How long a stopping run waits for tasks under way.
+    safe : str
+        What to tell of the work done so far when it stops early.
+
+    Raises
+    ------
+    EnvironmentFault
+        After the last result, if a task could not be done.
+    Stopped
+        After the last result, if a signal came.
+    """
+    if not tasks:
+        return
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
+    stop = StopRequest(brake, drain_s)
+    faults: list[str] = []
+    ended = 0
+    with stop.listening():
+        for answer in _answers(_dataset(actor, (*arguments, brake), tasks, size)):
+            ended += answer.kind != "not started"
+            if answer.kind == "fault":
+                faults.append(answer.value)
+                stop.request("a unit that could not be done")
+            yield answer.value if answer.kind == "done" else None
+            if stop.ended is not None and ended >= stop.ended:
+                break
+    if faults:
+        raise EnvironmentFault(
+            f"{len(faults)} units could not be processed or written; the first: {faults[0]}",
+            safe, "Cure the cause (room, rights, memory); the same command goes on.",
+        )  # fmt: skip
+    if stop.requested:
+        raise Stopped(
+            f"Stopped by {stop.reason} after {ended} of {len(tasks)} units.", safe, "The same command goes on."
+        )
+
+
+def _dataset(
+    actor: type[PoolActor], arguments: tuple[Any, ...], tasks: Sequence[Any], size: PoolSize
+) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    # Every answer leaves its task at once instead of waiting for a block to fill.
+    context.target_max_block_size = 1
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    most = min(size.maximum, len(tasks))
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
+        actor,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(size.minimum, most), max_size=most, max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=size.cpus,
+        memory=size.memory_bytes,
+        fn_constructor_args=arguments,
+    )
+
+
+def _answers(pool: ray.data.Dataset) -> Iterator[_Answer]:
+    """Run a pool and yield its answers as they come back, without threads that outlive it.
+
+    ``Dataset.iter_batches`` reads ahead in threads of its own. They go on for a while after the reader has stopped, and a
+    thread that asks for an object while Ray shuts down ends the whole process. Here the blocks are got in the thread of the
+    reader, and leaving the loop stops the pool.
+    """
+    # As Dataset.iter_internal_ref_bundles, which does not give the executor away (Ray is pinned to one version).
+    bundles, _, executor = pool._execute_to_iterator()
+    try:
+        for bundle in bundles:
+            for entry in bundle.blocks:
+                block = ray.data.block.BlockAccessor.for_block(ray.get(entry.ref)).to_arrow()
+                for value in block["answer"].to_pylist():
+                    yield pickle.loads(value)  # noqa: S301 - made by our own workers
+    finally:
+        if executor is not None:
+            executor.shutdown(force=True)
