@@ -58,8 +58,8 @@ def _build(options: argparse.Namespace) -> int:
 
 def _update(options: argparse.Namespace) -> int:
     from sdoml_dist.report.text import parse_end
-    from sdoml_dist.store.dataset import BRANCH, create_tag, dated_tag, open_repository
     from sdoml_dist.store.reader import as_store, open_products
+    from sdoml_dist.store.repository import BRANCH, create_tag, dated_tag, open_repository
 
     store = as_store(options.dataset, **_store_options(options))
     before = open_repository(store).lookup_branch(BRANCH)
@@ -183,8 +183,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _tag(options: argparse.Namespace) -> int:
-    from sdoml_dist.store.dataset import create_tag, open_repository, session_at
     from sdoml_dist.store.reader import as_store
+    from sdoml_dist.store.repository import create_tag, open_repository, session_at
 
     repository = open_repository(as_store(options.dataset, **_store_options(options)))
     snapshot = create_tag(repository, options.name, session_at(repository, options.version).snapshot_id)

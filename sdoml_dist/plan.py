@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.recipe import Recipe, canonical_json
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import canonical_json
 from sdoml_dist.solar.times import slot_index, slot_times, year_slots
 
 # Size of a stored image over its raw size; the field of HMI ends at the limb, and NaN takes no room. Series: with the

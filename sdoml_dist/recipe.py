@@ -8,94 +8,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import json
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from sdoml_dist.recipe_base import Period, Resources, Section, Store, canonical_json, parse_duration
+from sdoml_dist.recipe_sources import (
+    FilesConfig,
+    JsocConfig,
+    PublishedConfig,
+    SimulatorConfig,
+    SourceConfig,
+    SynopticConfig,
+)
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS, Bundle, Product
 from sdoml_dist.solar.settings import CalibrationSettings
-from sdoml_dist.solar.simulation import SimulationConfig
-from sdoml_dist.solar.times import parse_fits_time, slots_per_day
-
-_DURATION = re.compile(r"^\s*(\d+)\s*(s|sec|min|h|d)\s*$")
-_UNIT_SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "d": 86400}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(kB|MB|GB|TB|KiB|MiB|GiB|TiB)\s*$")
-_SIZE_BYTES = {
-    "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-}  # fmt: skip
-_SECRET_WORDS = ("secret", "password", "token", "access_key", "key_id", "credential")
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-
-def parse_duration(value: object) -> int:
-    """Read ``"6min"``, ``"12s"``, ``"1d"`` or a whole number of seconds."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"a duration is written like 6min, 90s or 1d, not {value!r}")
-    if isinstance(value, int):
-        return value
-    match = _DURATION.match(value)
-    if match is None:
-        raise ValueError(f"a duration is written like 6min, 90s or 1d, not {value!r}")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
-
-
-def parse_size(value: object) -> int:
-    """Read ``"2GB"``, ``"512MiB"`` or a whole number of bytes."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"a size is written like 2GB or 512MiB, not {value!r}")
-    return int(float(match[1]) * _SIZE_BYTES[match[2]])
-
-
-def _parse_time(value: object) -> str:
-    """Bring a time to ``YYYY-MM-DDTHH:MM:SS`` UTC; YAML may have made a date or datetime of it."""
-    text = str(value).replace(" ", "T").removesuffix("+00:00")
-    time = parse_fits_time(text)
-    if "TAI" in text.upper():
-        raise ValueError(f"the period is in UTC, not TAI: {value}")
-    if time != time.astype("datetime64[s]"):
-        raise ValueError(f"the period has whole seconds: {value}")
-    return str(time.astype("datetime64[s]"))
-
-
-class Period(Section):
-    """The stretch of the mission to build, in UTC."""
-
-    start: str
-    """First instant, for example ``2010-05-13`` or ``2011-02-15T06:00``. UTC."""
-    end: str
-    """End, exclusive. UTC."""
-
-    _times = field_validator("start", "end", mode="before")(_parse_time)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Period:
-        if self.first >= self.last:
-            raise ValueError(f"the period ends ({self.end}) before it starts ({self.start})")
-        if self.first < np.datetime64("2010-01-01") or self.last > np.datetime64("2100-01-01"):
-            raise ValueError(f"the period {self.start} to {self.end} is outside the mission, which began in 2010")
-        return self
-
-    @property
-    def first(self) -> np.datetime64:
-        """Start as ``datetime64[ns]`` UTC."""
-        return np.datetime64(self.start, "ns")
-
-    @property
-    def last(self) -> np.datetime64:
-        """Exclusive end as ``datetime64[ns]`` UTC."""
-        return np.datetime64(self.end, "ns")
+from sdoml_dist.solar.times import slots_per_day
 
 
 class Grid(Section):
@@ -152,145 +80,6 @@ class Calibration(Section):
     """Where fetched tables are kept: a folder that every node can read. By default ``<store>/sdoml/calibration``."""
 
 
-class Network(Section):
-    """How a remote server is treated."""
-
-    concurrency: int = Field(4, ge=1, le=64)
-    """Requests under way at once from one process."""
-    retries: int = Field(6, ge=0, le=30)
-    """Attempts after the first one, with exponential backoff and jitter."""
-    backoff_s: float = Field(1.0, ge=0)
-    """First pause; it doubles with every attempt, up to `backoff_maximum_s`."""
-    backoff_maximum_s: float = Field(120.0, gt=0)
-    """Longest pause."""
-    connect_timeout_s: float = Field(10.0, gt=0)
-    """Time to connect."""
-    read_timeout_s: float = Field(60.0, gt=0)
-    """Longest silence in the middle of an answer."""
-    total_timeout_s: float = Field(900.0, gt=0)
-    """Longest time for one attempt at one file, however slowly it trickles in."""
-
-
-def _no_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    """Refuse credentials in a recipe."""
-    for key in json.dumps(options).lower().split('"')[1::2]:
-        if key in ("key", "secret") or any(word in key for word in _SECRET_WORDS):
-            raise ValueError(
-                f"{key!r} looks like a secret, and the recipe is stored inside the dataset; "
-                "give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...)"
-            )
-    return options
-
-
-class FilesConfig(Section):
-    """FITS files in a folder or object store, anywhere fsspec reaches (local, http, s3, gs)."""
-
-    kind: Literal["files"]
-    url: str
-    """Folder or prefix, for example ``/data/aia``, ``s3://bucket/aia`` or ``https://host/aia/``."""
-    level: Literal["1", "1.5"] = "1"
-    """``1``: native pointing. ``1.5``: registered, as the AIA synoptic product."""
-    pixels: int | None = Field(4096, ge=16)
-    """Expected size of the images; other sizes fail. None accepts any square image."""
-    glob: str = "**/*.fits"
-    """Which files below `url` count."""
-    index: Literal["header", "name"] = "header"
-    """``header``: read T_OBS, WAVELNTH and QUALITY from every file once. ``name``: read them off the file names."""
-    name_pattern: str | None = None
-    """Regular expression for names, with groups ``time`` (YYYYmmdd_HHMM[SS]) and ``wavelength`` for AIA (UTC);
-    ``time`` (TAI), ``series`` and ``segment`` for HMI; ``time`` (YYYYDDD_HH) for EVE. By default as JSOC and LASP name
-    their files."""
-    index_cache: str | None = None
-    """Where the index is kept as Parquet. By default ``<store>/sdoml/index``."""
-    verify_etag: bool = True
-    """Take an object's ETag as its MD5 sum where it looks like one. Buckets that encrypt by KMS or a customer's key
-    need ``false``: their ETags look like sums and are none."""
-    storage_options: dict[str, Any] = Field(default_factory=dict)
-    """Options for fsspec, for example ``{anon: true}`` or ``{endpoint_url: ...}``. Never put secrets here."""
-    network: Network = Network.model_validate({})
-
-    _secrets = field_validator("storage_options")(_no_secrets)
-
-
-class SynopticConfig(Section):
-    """The AIA synoptic tree at JSOC: level 1.5, 1024 pixels, every 2 minutes. The source of SDOML v2."""
-
-    kind: Literal["synoptic"]
-    url: str = "http://jsoc.stanford.edu/data/aia/synoptic"
-    """Root of the tree ``YYYY/MM/DD/HHH00/AIAYYYYMMDD_HHMM_WWWW.fits``."""
-    cadence_s: int = Field(120, ge=12)
-    """Spacing of the files."""
-    pixels: int | None = Field(1024, ge=16)
-    """Expected size of the images."""
-    cache: str | None = None
-    """Folder for downloaded files (``sdoml prefetch`` fills it); none streams them."""
-    network: Network = Network.model_validate({})
-
-
-class JsocConfig(Section):
-    """Level-1 records of JSOC by DRMS queries and exports."""
-
-    kind: Literal["jsoc"]
-    url: str = "http://jsoc.stanford.edu"
-    """JSOC's address."""
-    email: str | None = None
-    """Address registered at JSOC for exports. The variable ``JSOC_EMAIL`` overrides it."""
-    series: dict[str, str] = Field(default_factory=dict)
-    """Series by channel where the default (aia.lev1_euv_12s, aia.lev1_uv_24s) is not wanted."""
-    pixels: int | None = Field(4096, ge=16)
-    """Expected size of the images."""
-    cache: str | None = None
-    """Folder for exported files and the state of exports. By default ``<store>/sdoml/jsoc``."""
-    export_timeout_s: float = Field(6 * 3600.0, gt=0)
-    """How long to wait for one export."""
-    network: Network = Network.model_validate({})
-
-
-class SimulatorConfig(Section):
-    """Simulated level-1 frames, rendered on demand."""
-
-    kind: Literal["simulator"]
-    simulation: SimulationConfig = SimulationConfig.model_validate({})
-    """The simulated Sun, spacecraft and faults."""
-
-
-class PublishedConfig(Section):
-    """A dataset in one of SDOML's published layouts, whose images are calibrated already; for ``sdoml import``."""
-
-    kind: Literal["published"]
-    layout: Literal["sdoml-v1", "sdoml-v2"]
-    """``sdoml-v1``: tree of .npz files. ``sdoml-v2``: Zarr with keywords as lists in the attributes."""
-    url: str
-    """Folder or bucket of the tree or of the Zarr store."""
-    pixels: int | None = Field(512, ge=16)
-    """Size of the images."""
-    index_cache: str | None = None
-    """Where the index is kept as Parquet. By default ``<store>/sdoml/index``."""
-    storage_options: dict[str, Any] = Field(default_factory=dict)
-    """Options for fsspec, for example ``{anon: true}``. Never put secrets here."""
-    network: Network = Network.model_validate({})
-
-    _secrets = field_validator("storage_options")(_no_secrets)
-
-
-SourceConfig = Annotated[
-    FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig | PublishedConfig, Field(discriminator="kind")
-]
-
-
-class Store(Section):
-    """Where the dataset is."""
-
-    url: str
-    """Local folder or ``s3://bucket/prefix`` or ``gs://bucket/prefix``."""
-    region: str | None = None
-    """Region of the bucket."""
-    endpoint_url: str | None = None
-    """Address of an S3-compatible server. ``AWS_ENDPOINT_URL`` is used where this is not given."""
-    anonymous: bool = False
-    """Read without credentials."""
-
-
 class Chunking(Section):
     """Layout of the image arrays. A chunk is one image; a shard is one object in the store and one unit of work."""
 
@@ -298,30 +87,6 @@ class Chunking(Section):
     """Slots per shard; by default one day of images, 32 days of EVE."""
     compression_level: int = Field(3, ge=1, le=9)
     """Level of Blosc zstd with bit shuffle."""
-
-
-class Resources(Section):
-    """What a run may use. Does not change the dataset."""
-
-    minimum_actors: int = Field(1, ge=1)
-    """Actors that are kept."""
-    maximum_actors: int | None = Field(None, ge=1)
-    """Actors at most; by default as many as the cluster has CPUs."""
-    cpus_per_actor: float = Field(1.0, gt=0)
-    """CPUs that one actor takes."""
-    memory_per_actor: int | None = None
-    """Memory that one actor may take, for example ``2GB``; by default what the plan projects."""
-    commit_every_units: int = Field(16, ge=1)
-    """Commit after this many units at the latest,"""
-    commit_every_s: float = Field(30.0, gt=0)
-    """or after this many seconds."""
-    drain_s: float = Field(120.0, ge=0)
-    """How long a stopping run waits for units under way."""
-
-    @field_validator("memory_per_actor", mode="before")
-    @classmethod
-    def _size(cls, value: object) -> int | None:
-        return None if value is None else parse_size(value)
 
 
 class Recipe(Section):
@@ -479,11 +244,6 @@ class Recipe(Section):
         return Recipe.model_validate(data | {"period": data["period"] | period})
 
 
-def canonical_json(data: object) -> str:
-    """Write plain data as JSON with one possible text."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
 def calibration_terms(recipe: Recipe, calibration: dict[str, Any]) -> dict[str, Any]:
     """Return what pixel values depend on besides the source: grid, selection, vector field, tables."""
     identity = recipe.identity()
@@ -495,15 +255,3 @@ def calibration_id(recipe: Recipe, calibration: dict[str, Any]) -> int:
     """Return the number that marks frames of one calibration; positive, 60 bits."""
     text = canonical_json(calibration_terms(recipe, calibration))
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
-
-
-def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """List what differs between two nested dictionaries, one readable line per leaf."""
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        name, before, after = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += difference(before, after, f"{name}.")
-        elif before != after:
-            lines.append(f"  {name}: {before!r} -> {after!r}")
-    return lines

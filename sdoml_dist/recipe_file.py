@@ -40,15 +40,15 @@ def _tagged(schema: dict[str, Any], node: dict[str, Any], part: int | str) -> di
     return found
 
 
-def _explain(error: ValidationError, origin: str) -> RecipeError:
-    """Turn pydantic's findings into one message per line with a did-you-mean."""
+def explain(error: ValidationError, origin: str, model: type[BaseModel]) -> RecipeError:
+    """Turn pydantic's findings about a model into one message per line with a did-you-mean."""
     tags = {"files", "synoptic", "jsoc", "simulator", "published"}
     lines = []
     for item in error.errors():
         location = item["loc"]
         name = ".".join(str(part) for part in location if part not in tags)
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(location[-1]), _known_keys(Recipe, location[:-1]), 1, 0.5)
+            near = difflib.get_close_matches(str(location[-1]), _known_keys(model, location[:-1]), 1, 0.5)
             lines.append(f"  {name}: unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
         elif item["type"] == "missing":
             lines.append(f"  {name}: missing")
@@ -74,7 +74,7 @@ def parse_recipe(data: object, origin: str = "<data>") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, origin) from None
+        raise explain(error, origin, Recipe) from None
 
 
 def load_recipes(path: str | Path, overrides: list[str] | None = None, product: str | None = None) -> list[Recipe]:
@@ -120,7 +120,7 @@ def load_recipes(path: str | Path, overrides: list[str] | None = None, product: 
             origin += f", document {index + 1} ({names[index]})"
         if isinstance(data, dict):
             data = override(data, overrides or [])
-            _resolve_paths(data, found.parent)
+            resolve_paths(data, found.parent)
         try:
             recipes.append(parse_recipe(data, origin))
         except RecipeError as error:
@@ -198,8 +198,8 @@ def _check_together(recipes: list[Recipe], path: str) -> None:
             )
 
 
-def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
-    """Make relative local paths of calibration files absolute, so that every node reads the same file."""
+def resolve_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make relative local paths of calibration files, source and store absolute, so that every node reads the same file."""
     for pin in ("degradation", "pointing"):
         section = data.get("calibration")
         entry = section.get(pin) if isinstance(section, dict) else None

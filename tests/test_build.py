@@ -23,9 +23,9 @@ from sdoml_dist.report.validate import validate
 from sdoml_dist.solar.scene import SunModel
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.sources.simulator import mission_frames
-from sdoml_dist.store.dataset import create_tag, open_repository, session_at
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.reader import open_product, open_products
+from sdoml_dist.store.repository import create_tag, open_repository, session_at
 from tests.conftest import small
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

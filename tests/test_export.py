@@ -204,8 +204,8 @@ def test_another_version_or_other_options_are_refused(url: str, exported: Path) 
     old = open_products(url)[0].session
     root = zarr.open_group(old.store, mode="r")
     assert "aia" in root
-    from sdoml_dist.store.dataset import BRANCH, open_repository
     from sdoml_dist.store.reader import as_store
+    from sdoml_dist.store.repository import BRANCH, open_repository
 
     history = [entry.id for entry in open_repository(as_store(url)).ancestry(branch=BRANCH)]
     with pytest.raises(StoreError, match="snapshot"):

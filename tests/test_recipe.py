@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from sdoml_dist.errors import ExitCode, RecipeError
-from sdoml_dist.recipe import Recipe, difference
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import difference
 from sdoml_dist.recipe_file import load_recipe, load_recipes, parse_recipe, recipe_folder
 
 BASE: dict[str, Any] = {

@@ -30,7 +30,7 @@ from sdoml_dist.report.digest import OUTCOMES, column_edges, decimate, digest
 from sdoml_dist.report.page import write_report
 from sdoml_dist.report.tiles import tile
 from sdoml_dist.report.view import DatasetView
-from sdoml_dist.store.dataset import create_tag, open_repository, session_at
+from sdoml_dist.store.repository import create_tag, open_repository, session_at
 from tests.conftest import small
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -19,8 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from sdoml_dist.errors import EnvironmentFault, UsageError
 from sdoml_dist.pipelines.prefetch import prefetch
-from sdoml_dist.recipe import FilesConfig, JsocConfig, Network, SynopticConfig
 from sdoml_dist.recipe_file import parse_recipe
+from sdoml_dist.recipe_sources import FilesConfig, JsocConfig, Network, SynopticConfig
 from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus

@@ -17,16 +17,17 @@ from sdoml_dist.cli import main
 from sdoml_dist.engine.reprocess import reprocess
 from sdoml_dist.engine.run import build
 from sdoml_dist.errors import ExitCode, Stopped, StoreError, UsageError
-from sdoml_dist.recipe import Recipe, Store
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.report.validate import validate
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.simulator import SimulatorSource, response_table
-from sdoml_dist.store.dataset import open_repository
 from sdoml_dist.store.diff import compare
 from sdoml_dist.store.expire import expire
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.reader import MixedCalibrationWarning, open_product
+from sdoml_dist.store.repository import open_repository
 from tests.conftest import small
 from tests.test_build import contents, same
 

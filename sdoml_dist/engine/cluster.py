@@ -42,7 +42,7 @@ import ray.data  # noqa: E402
 logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
-from sdoml_dist.plan import Plan  # noqa: E402
+from sdoml_dist.recipe_base import Resources, Store  # noqa: E402
 from sdoml_dist.report.text import human_bytes  # noqa: E402
 from sdoml_dist.store.storage import local_path  # noqa: E402
 
@@ -170,17 +170,25 @@ def _describe(private: bool) -> Cluster:
     return Cluster(private, sum(cpus), sum(memory), max(cpus), max(memory), tuple(n["NodeID"] for n in nodes))
 
 
-def preflight(plan: Plan, cluster: Cluster, pending_frames: int) -> int:
-    """Compare what the plan demands with what is there, before anything starts.
+def preflight(
+    cluster: Cluster, store: Store, resources: Resources, memory_bytes: int, needed_bytes: int, smaller: str
+) -> int:
+    """Compare what a run demands with what is there, before anything starts.
 
     Parameters
     ----------
-    plan : Plan
-        The plan.
     cluster : Cluster
         The cluster.
-    pending_frames : int
-        Frames left to do.
+    store : Store
+        Where the dataset is.
+    resources : Resources
+        What the recipe allows.
+    memory_bytes : int
+        Memory of an actor.
+    needed_bytes : int
+        What will be written.
+    smaller : str
+        What to do where an actor is too large.
 
     Returns
     -------
@@ -192,36 +200,32 @@ def preflight(plan: Plan, cluster: Cluster, pending_frames: int) -> int:
     EnvironmentFault
         With everything that is missing.
     """
-    resources, estimate = plan.recipe.resources, plan.estimate()
-    memory, problems = estimate.memory_per_actor_bytes, []
+    problems = []
     if cluster.largest_node_cpus < resources.cpus_per_actor:
         problems.append(
             f"  an actor takes {resources.cpus_per_actor:g} CPUs, the largest node has {cluster.largest_node_cpus:g}"
         )
-    if cluster.largest_node_memory_bytes < memory:
+    if cluster.largest_node_memory_bytes < memory_bytes:
         problems.append(
-            f"  an actor takes {human_bytes(memory)} of memory ({plan.recipe.shard_slots} images per shard), the "
-            f"largest node offers {human_bytes(cluster.largest_node_memory_bytes)}: lower chunking.shard_slots "
-            "(in a new dataset), or set resources.memory_per_actor"
+            f"  an actor takes {human_bytes(memory_bytes)} of memory, the largest node offers "
+            f"{human_bytes(cluster.largest_node_memory_bytes)}: {smaller}"
         )
-    problems += _storage_problems(plan, cluster, pending_frames)
+    problems += _storage_problems(store, cluster, needed_bytes)
     if problems:
         raise EnvironmentFault(
             "The run would not get through:\n" + "\n".join(problems), "Nothing was started.", "Cure the lines above."
         )
     by_cpu = int(cluster.cpus // resources.cpus_per_actor)
-    by_memory = int(cluster.memory_bytes // memory)
+    by_memory = int(cluster.memory_bytes // memory_bytes)
     fit = max(1, min(by_cpu, by_memory))
     return min(fit, resources.maximum_actors) if resources.maximum_actors else fit
 
 
-def _storage_problems(plan: Plan, cluster: Cluster, pending_frames: int) -> list[str]:
-    folder = local_path(plan.recipe.store.url)
+def _storage_problems(store: Store, cluster: Cluster, needed: int) -> list[str]:
+    folder = local_path(store.url)
     if folder is None:
         return []
     problems = []
-    estimate = plan.estimate()
-    needed = int(estimate.stored_bytes * pending_frames / max(estimate.frames, 1))
     free = shutil.disk_usage(_existing_parent(folder)).free
     if free < needed:
         problems.append(f"  {folder} needs about {human_bytes(needed)} more, {human_bytes(free)} are free")

@@ -18,7 +18,7 @@ from sdoml_dist.engine.cluster import Cluster, connect
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
 from sdoml_dist.engine.stop import BreakOff, interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped, StoreError, UsageError
-from sdoml_dist.recipe import Store, difference
+from sdoml_dist.recipe_base import Store, difference
 from sdoml_dist.report.text import human_bytes
 from sdoml_dist.store.export import Exporter
 from sdoml_dist.store.export_plan import ExportPlan, ExportUnit, Layout, plan_export

@@ -11,14 +11,16 @@ import numpy as np
 from sdoml_dist.engine.run import Summary, build
 from sdoml_dist.errors import EnvironmentFault, StoreError, UsageError
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import PublishedConfig, Recipe, Store, parse_duration
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.recipe_file import parse_recipe
+from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.products import PRODUCTS, Product
 from sdoml_dist.solar.times import slot_index, slot_times
 from sdoml_dist.sources.published import PublishedSource
 from sdoml_dist.sources.published_layout import STORES
-from sdoml_dist.store.dataset import exists
 from sdoml_dist.store.reader import as_store, open_products
+from sdoml_dist.store.repository import exists
 from sdoml_dist.store.storage import join, local_path, sidecar_options, sidecar_url
 
 logger = logging.getLogger("sdoml")

@@ -9,7 +9,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from sdoml_dist.store.receipt import Receipt
+from sdoml_dist.store.receipt import Outcome
 
 logger = logging.getLogger("sdoml")
 
@@ -23,10 +23,12 @@ class Progress:
         What there is to do.
     every_s : float
         Seconds between lines where there is no terminal.
+    noun : str
+        What a frame is called.
     """
 
-    def __init__(self, frames: int, units: int, every_s: float = 30.0) -> None:
-        self.frames, self.units, self.every_s = frames, units, every_s
+    def __init__(self, frames: int, units: int, every_s: float = 30.0, noun: str = "frame") -> None:
+        self.frames, self.units, self.every_s, self.noun = frames, units, every_s, noun
         self.outcomes: Counter[str] = Counter()
         self.done_units = 0
         self.busy_s = 0.0
@@ -34,7 +36,7 @@ class Progress:
         self.peak_memory_bytes = 0
         self._start = self._last = time.monotonic()
         self._bar = tqdm(
-            total=frames, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05, leave=False
+            total=frames, unit=noun, disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05, leave=False
         )
 
     @property
@@ -47,16 +49,17 @@ class Progress:
         """Frames done."""
         return self.outcomes.total()
 
-    def add(self, receipt: Receipt) -> None:
+    def add(self, receipt: Outcome) -> None:
         """Count a finished unit."""
-        self.outcomes += receipt.outcomes()
+        counts = receipt.outcomes()
+        self.outcomes += counts
         self.done_units += 1
         self.busy_s += receipt.seconds
         self.read_bytes += receipt.read_bytes
         self.peak_memory_bytes = max(self.peak_memory_bytes, receipt.peak_memory_bytes)
         for detail in receipt.details:
             logger.info("failed %s", detail)
-        self._bar.update(receipt.status.size)
+        self._bar.update(counts.total())
         if self.outcomes["failed"]:
             self._bar.set_postfix(failed=self.outcomes["failed"])
         if self._bar.disable and time.monotonic() - self._last >= self.every_s:
@@ -68,7 +71,7 @@ class Progress:
         rate = self.done / max(self.elapsed_s, 1e-9)
         left = (self.frames - self.done) / rate if rate else float("inf")
         return (
-            f"{self.done}/{self.frames} frames, {self.done_units}/{self.units} units, {rate:.1f} frames/s, "
+            f"{self.done}/{self.frames} {self.noun}s, {self.done_units}/{self.units} units, {rate:.1f} {self.noun}s/s, "
             f"{self.outcomes['failed']} failed, {_duration(left)} left"
         )
 

@@ -15,11 +15,13 @@ from sdoml_dist.errors import StoreError, UsageError
 from sdoml_dist.overrides import override
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import Period, Recipe, Store, difference
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import Period, Store, difference
 from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.status import FrameStatus, has_outcome
-from sdoml_dist.store.dataset import BRANCH, open_repository, reprocess_branch, stored_recipe
+from sdoml_dist.store.dataset import reprocess_branch, stored_recipe
 from sdoml_dist.store.lease import Lease
+from sdoml_dist.store.repository import BRANCH, open_repository
 from sdoml_dist.store.template import group_path, product_attributes
 
 logger = logging.getLogger("sdoml")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from sdoml_dist.engine.actor import UnitActor
 from sdoml_dist.engine.cluster import connect, preflight
+from sdoml_dist.engine.collect import collect
 from sdoml_dist.engine.pool import PoolSize, pooled
 from sdoml_dist.engine.progress import Progress
+from sdoml_dist.engine.record import RunRecord
 from sdoml_dist.engine.stop import BreakOff, interruptible
 from sdoml_dist.errors import ExitCode, SdomlError, Stopped
 from sdoml_dist.pipelines.changes import changed
@@ -27,13 +24,15 @@ from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.sources.make import make_source
-from sdoml_dist.store.dataset import BRANCH, Dataset
+from sdoml_dist.store.dataset import Dataset
 from sdoml_dist.store.finalise import finalise
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.receipt import Receipt
-from sdoml_dist.store.storage import write_atomic
+from sdoml_dist.store.repository import BRANCH
 
 logger = logging.getLogger("sdoml")
+
+_SMALLER = "lower chunking.shard_slots (in a new dataset), or set resources.memory_per_actor"
 
 
 @dataclass
@@ -59,45 +58,6 @@ class Summary:
     commits: int = 0
     peak_memory_bytes: int = 0
     run_id: str = ""
-
-
-class _Record:
-    """The run's record next to the dataset: state, exit code, and the history of units, a part per commit."""
-
-    def __init__(self, plan: Plan, verb: str) -> None:
-        self.store = plan.recipe.store
-        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{plan.plan_id[:8]}-{os.getpid()}"
-        self.data: dict[str, Any] = {
-            "run_id": self.run_id, "verb": verb, "plan_id": plan.plan_id, "host": socket.gethostname(),
-            "pid": os.getpid(), "started_unix_s": time.time(), "state": "running", "exit_code": None,
-        }  # fmt: skip
-        self._parts = 0
-        self._lines: list[str] = []
-
-    def unit(self, receipt: Receipt) -> None:
-        self._lines.append(
-            json.dumps(
-                {
-                    "unit": receipt.unit.unit_id,
-                    "frames": int(receipt.status.size),
-                    "outcomes": receipt.outcomes(),
-                    "started_unix_s": receipt.started,
-                    "seconds": receipt.seconds,
-                    "read_bytes": receipt.read_bytes,
-                    "peak_memory_bytes": receipt.peak_memory_bytes,
-                    "node": receipt.node,
-                    "failed": receipt.details,
-                }  # fmt: skip
-            )
-        )
-
-    def save(self, **changes: Any) -> None:
-        self.data |= changes
-        if self._lines:
-            name = f"runs/{self.run_id}/history-{self._parts:05d}.jsonl"
-            write_atomic(self.store, name, ("\n".join(self._lines) + "\n").encode())
-            self._parts, self._lines = self._parts + 1, []
-        write_atomic(self.store, f"runs/{self.run_id}/run.json", json.dumps(self.data, indent=1).encode())
 
 
 def build(
@@ -147,7 +107,7 @@ def build(
             work = _joined(work, changed(dataset, source, np.datetime64(time.time_ns(), "ns")))
         frames = _count(work, recipe)
         total = plan.slots * len(recipe.channels)
-        record = _Record(plan, verb)
+        record = RunRecord(recipe.store, plan.plan_id, verb)
         summary = Summary(ExitCode.COMPLETE, resumed_frames=total - frames, run_id=record.run_id)
         if summary.resumed_frames:
             logger.info("resumed: %d frames done, %d left", summary.resumed_frames, frames)
@@ -156,7 +116,11 @@ def build(
         try:
             if work:
                 with connect(cpus) as cluster:
-                    summary.actors = preflight(plan, cluster, frames)
+                    estimate = plan.estimate()
+                    summary.actors = preflight(
+                        cluster, recipe.store, recipe.resources, estimate.memory_per_actor_bytes,
+                        int(estimate.stored_bytes * frames / max(estimate.frames, 1)), _SMALLER,
+                    )  # fmt: skip
                     _run(plan, dataset, lease, record, work, summary, cluster.private)
             lease.check()
             finalise(dataset)
@@ -173,7 +137,7 @@ def build(
                 "The same command goes on.",
             ) from None
         finally:
-            summary.commits = dataset.commits
+            summary.commits = dataset.ledger.commits
             record.save(
                 state="ended", exit_code=int(code), ended_unix_s=time.time(), outcomes=dict(summary.outcomes),
                 seconds=summary.seconds, busy_s=summary.busy_s, actors=summary.actors, commits=summary.commits,
@@ -208,24 +172,17 @@ def _count_failed(dataset: Dataset, plan: Plan) -> int:
 
 
 def _run(
-    plan: Plan, dataset: Dataset, lease: Lease, record: _Record, work: list[tuple[Unit, np.ndarray]],
+    plan: Plan, dataset: Dataset, lease: Lease, record: RunRecord, work: list[tuple[Unit, np.ndarray]],
     summary: Summary, private: bool,
 ) -> None:  # fmt: skip
     """Drive the pool: collect receipts and commit them."""
     resources = plan.recipe.resources
     progress = Progress(_count(work, plan.recipe), len(work))
-    waiting: list[Receipt] = []
-    committed = time.monotonic()
 
-    def commit() -> None:
-        nonlocal committed
-        if waiting:
-            lease.check()
-            number = sum(receipt.status.size for receipt in waiting)
-            dataset.commit(waiting, f"{len(waiting)} units, {number} frames", {"run_id": record.run_id})
-            waiting.clear()
-            record.save()
-        committed = time.monotonic()
+    def commit(receipts: list[Receipt]) -> None:
+        lease.check()
+        number = sum(receipt.status.size for receipt in receipts)
+        dataset.commit(receipts, f"{len(receipts)} units, {number} frames", {"run_id": record.run_id})
 
     most = resources.maximum_actors or (summary.actors if private else len(work))
     size = PoolSize(
@@ -236,20 +193,9 @@ def _run(
     tasks = [(unit, None if slots.size == unit.stop - unit.start else slots) for unit, slots in work]
     arguments = (plan.recipe.model_dump(mode="json"), dataset.fork_bytes)
     try:
-        with contextlib.closing(pooled(UnitActor, arguments, tasks, size, resources.drain_s)) as receipts:
-            for receipt in receipts:
-                if receipt is not None:
-                    waiting.append(receipt)
-                    progress.add(receipt)
-                    record.unit(receipt)
-                if (
-                    len(waiting) >= resources.commit_every_units
-                    or time.monotonic() - committed >= resources.commit_every_s
-                ):
-                    commit()
+        receipts = pooled(UnitActor, arguments, tasks, size, resources.drain_s)
+        collect(receipts, resources, progress, record, commit)
     finally:
-        commit()
-        progress.close()
         summary.outcomes, summary.seconds = progress.outcomes, progress.elapsed_s
         summary.busy_s, summary.peak_memory_bytes = progress.busy_s, progress.peak_memory_bytes
     logger.info("%s", progress.line())

@@ -10,7 +10,8 @@ import numpy as np
 
 from sdoml_dist.atomic import write_atomic
 from sdoml_dist.engine.cluster import connect, ray
-from sdoml_dist.recipe import Recipe, SimulatorConfig
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_sources import SimulatorConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.make import make_simulator

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sdoml_dist.pipelines.images import ImagePipeline
+from sdoml_dist.pipelines.frames import Frame
+from sdoml_dist.pipelines.images import ImagePipeline, Made
 from sdoml_dist.pipelines.work import Work
 from sdoml_dist.plan import Unit
-from sdoml_dist.recipe import PublishedConfig, Recipe
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.calibrate import CalibratedFrame, check_header, needed
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.eve import minute_means
@@ -47,7 +49,7 @@ class ImportPipeline:
     """
 
     def __init__(self, recipe: Recipe, source: PublishedSource) -> None:
-        self._make: _Images | _Lines = (
+        self._pipeline: _Images | _Lines = (
             _Images(recipe, source) if recipe.contents.kind == "images" else _Lines(recipe, source)
         )
 
@@ -61,11 +63,11 @@ class ImportPipeline:
         slots : numpy.ndarray
             Slots of the year to do, shape (frames,).
         """
-        return self._make.process(unit, slots)
+        return self._pipeline.process(unit, slots)
 
     def chosen(self, unit: Unit, slots: np.ndarray) -> np.ndarray:
         """Return the SOURCE_ID that each slot would get now, shape (frames,)."""
-        return self._make.chosen(unit, slots)
+        return self._pipeline.chosen(unit, slots)
 
 
 class _Images(ImagePipeline):
@@ -102,10 +104,10 @@ class _Images(ImagePipeline):
             return {wanted[0]: self.source.fetch(record)}
         return {name: self.source.fetch(part) for name, part in record.segments if name in wanted}
 
-    def _calibrate(self, bundle: Bundle, files: dict[str, bytes], outcome: Any) -> CalibratedFrame:
-        record = outcome.record
+    def _make(self, bundle: Bundle, made: Made, frame: Frame) -> np.datetime64:
+        record, files = frame.record, frame.files
         assert isinstance(record, PublishedFrame)
-        header = outcome.header = json.loads(record.header)
+        header = made.header = json.loads(record.header)
         if self._config.layout == "sdoml-v1":
             header |= _computed_header(bundle.name, record.time)
         time = (
@@ -124,7 +126,8 @@ class _Images(ImagePipeline):
                 raise FrameError(FrameStatus.FAILED_NO_DATA, f"every pixel of {name} is 0 or NaN")
             images.append(image)
         stack = np.stack(images) if len(images) > 1 else images[0]
-        return CalibratedFrame(stack, self._keywords(header, time), time)
+        made.images = CalibratedFrame(stack, self._keywords(header, time), time)
+        return time
 
     def _keywords(self, header: dict[str, Any], time: np.datetime64) -> dict[str, Any]:
         """Return the stored columns.

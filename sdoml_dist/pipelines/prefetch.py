@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.pipelines.images import choose_frames
+from sdoml_dist.pipelines.frames import chosen_frames
 from sdoml_dist.pipelines.tables import prefetch_tables
 from sdoml_dist.plan import Plan, unit_times
-from sdoml_dist.recipe import FilesConfig, Recipe, SimulatorConfig, SynopticConfig
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_sources import FilesConfig, SimulatorConfig, SynopticConfig
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.make import make_source
 
@@ -48,9 +49,8 @@ def prefetch(recipe: Recipe, *, tables_only: bool = False) -> Iterator[str]:
         )
     for unit in Plan(recipe).units():
         times = unit_times(unit, recipe.cadence)
-        margin = np.timedelta64(1, "ns")
-        candidates = source.candidates(unit.bundle, times[0] - tolerance, times[-1] + tolerance + margin)
-        chosen = [record for record in choose_frames(candidates, times, recipe.tolerance) if record is not None]
+        records = chosen_frames(source, unit.bundle, times, recipe.tolerance)
+        chosen = [record for record in records if record is not None]
         good = [record for record in chosen if not record.quality]
         missing = 0
         try:

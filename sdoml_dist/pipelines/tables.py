@@ -106,7 +106,7 @@ def prefetch_tables(recipe: Recipe) -> dict[str, str]:
 
 
 def _network(recipe: Recipe) -> Any:
-    from sdoml_dist.recipe import Network
+    from sdoml_dist.recipe_sources import Network
 
     return getattr(recipe.source, "network", None) or Network()
 

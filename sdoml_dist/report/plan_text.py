@@ -8,7 +8,7 @@ from typing import Any
 
 from sdoml_dist.errors import UsageError
 from sdoml_dist.plan import REFERENCE, Estimate, Machines, Plan, Schedule, Speed, total
-from sdoml_dist.recipe import parse_size
+from sdoml_dist.recipe_base import parse_size
 
 _LIMITS = {
     "CPUs": "the CPUs of the nodes limit",

@@ -12,13 +12,13 @@ import pandas as pd
 
 from sdoml_dist.errors import ExitCode, UsageError
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import Store
+from sdoml_dist.recipe_base import Store
 from sdoml_dist.report.plan_text import human_bytes as human_bytes
 from sdoml_dist.report.plan_text import plan_table as plan_table
 from sdoml_dist.solar.times import parse_fits_time
-from sdoml_dist.store.dataset import BRANCH, open_repository
 from sdoml_dist.store.finalise import PATH
 from sdoml_dist.store.reader import Opened, accounting, as_store, frames, open_products
+from sdoml_dist.store.repository import BRANCH, open_repository
 from sdoml_dist.store.storage import join, sidecar_filesystem
 
 if TYPE_CHECKING:

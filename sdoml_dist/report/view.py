@@ -12,12 +12,12 @@ import pandas as pd
 import yaml
 
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import Store
+from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.times import slot_times
-from sdoml_dist.store.dataset import BRANCH, open_repository
 from sdoml_dist.store.finalise import PATH as STATISTICS
 from sdoml_dist.store.reader import as_store, open_product, open_products
+from sdoml_dist.store.repository import BRANCH, open_repository
 from sdoml_dist.store.storage import join, sidecar_filesystem
 from sdoml_dist.store.template import group_path
 

@@ -6,13 +6,14 @@ averages; a vector field is first taken apart into components, because angles ca
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import cos, radians, sin
 from typing import Literal
 
 import numba
 import numpy as np
 
-from sdoml_dist.solar.calibrate import CalibratedFrame, Header, frame_pointing, needed, observation_time
+from sdoml_dist.solar.calibrate import CalibratedFrame, Header, frame_pointing, needed, observation_time, positive
 from sdoml_dist.solar.geometry import Pointing, grid_keywords, source_keywords, source_transform
 from sdoml_dist.solar.keywords import HMI_KEYWORDS, copied, number
 from sdoml_dist.solar.products import Bundle
@@ -197,6 +198,68 @@ def calibrate_hmi(
     if isinstance(record := header.get("T_REC"), str):
         keywords["T_REC"] = parse_fits_time(record)
     return CalibratedFrame(image, keywords, time)
+
+
+@dataclass(frozen=True)
+class FullDisc:
+    """A frame of one segment on the camera's pixels.
+
+    Attributes
+    ----------
+    image : numpy.ndarray
+        Shape (y, x), float32: gauss, m/s or DN/s; NaN where there is no value.
+    time : numpy.datetime64
+        T_OBS, UTC.
+    pointing : Pointing
+        Geometry of the image.
+    l0_deg, b0_deg, dsun_obs_m : float
+        CRLN_OBS, CRLT_OBS, DSUN_OBS.
+    velocity_m_s : tuple of float
+        OBS_VR, OBS_VW, OBS_VN; NaN where the header lacks them.
+    """
+
+    image: np.ndarray
+    time: np.datetime64
+    pointing: Pointing
+    l0_deg: float
+    b0_deg: float
+    dsun_obs_m: float
+    velocity_m_s: tuple[float, float, float]
+
+
+def full_disc(image: np.ndarray, header: Header, bundle: Bundle, settings: CalibrationSettings) -> FullDisc:
+    """Check a frame of one segment and return it as it is, with its geometry.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Shape (y, x), physical values.
+    header : dict
+        Keywords of the record.
+    bundle : Bundle
+        What it is, of one segment.
+    settings : CalibrationSettings
+        Expected shape.
+
+    Raises
+    ------
+    FrameError
+        With the status that says why the frame cannot be used.
+    """
+    time = check_hmi_header(header)
+    expected = settings.expected_shape or (image.shape[-1],) * 2
+    if image.shape != expected:
+        raise FrameError(
+            FrameStatus.FAILED_SHAPE, f"segment {bundle.segments[0]} is {image.shape}, expected {expected}"
+        )
+    pointing, _ = frame_pointing(header, WAVELENGTH_ANGSTROM, time, settings, None)
+    (plane,) = _planes({bundle.segments[0]: image}, header, bundle, pointing, "radial", "header")
+    radial, west, north = (number(header.get(name)) for name in ("OBS_VR", "OBS_VW", "OBS_VN"))
+    velocity = tuple(np.nan if value is None else value for value in (radial, west, north))
+    return FullDisc(
+        plane, time, pointing, needed(header, "CRLN_OBS"), needed(header, "CRLT_OBS"), positive(header, "DSUN_OBS"),
+        velocity,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _planes(

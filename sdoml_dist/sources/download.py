@@ -16,7 +16,7 @@ import fsspec
 import requests
 import urllib3
 
-from sdoml_dist.recipe import Network
+from sdoml_dist.recipe_sources import Network
 from sdoml_dist.solar.status import FrameError, FrameStatus
 
 _BLOCK = 1 << 18

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault
-from sdoml_dist.recipe import FilesConfig
+from sdoml_dist.recipe_sources import FilesConfig
 from sdoml_dist.solar.calibrate import observation_time
 from sdoml_dist.solar.keywords import number
 from sdoml_dist.solar.products import Product

@@ -27,7 +27,7 @@ from drms.config import ServerConfig
 
 from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, UsageError
-from sdoml_dist.recipe import JsocConfig
+from sdoml_dist.recipe_sources import JsocConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.times import parse_fits_time, utc_to_tai

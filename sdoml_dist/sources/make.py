@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdoml_dist.recipe import FilesConfig, JsocConfig, PublishedConfig, Recipe, SimulatorConfig
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_sources import FilesConfig, JsocConfig, PublishedConfig, SimulatorConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.base import Source
 from sdoml_dist.store.storage import join, sidecar_options, sidecar_url
 
 if TYPE_CHECKING:
+    from sdoml_dist.emergence_recipe import EmergenceRecipe
     from sdoml_dist.sources.eve_source import EveSimulatorSource
     from sdoml_dist.sources.hmi_simulator import HmiSimulatorSource
     from sdoml_dist.sources.simulator import SimulatorSource
 
 
-def make_source(recipe: Recipe) -> Source:
+def make_source(recipe: Recipe | EmergenceRecipe) -> Source:
     """Return the source of a recipe; its side files are next to the dataset unless the recipe says otherwise."""
     config, place, options = recipe.source, sidecar_url(recipe.store), sidecar_options(recipe.store)
     if isinstance(config, FilesConfig):
@@ -32,7 +34,8 @@ def make_source(recipe: Recipe) -> Source:
     if isinstance(config, PublishedConfig):
         from sdoml_dist.sources.published import PublishedSource, check_grid
 
-        check_grid(recipe)
+        if isinstance(recipe, Recipe):
+            check_grid(recipe)
         return PublishedSource(config, recipe.contents, join(place, "index"), options)
     from sdoml_dist.sources.synoptic import SynopticSource
 

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.recipe import PublishedConfig, Recipe
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.eve import LINES
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.base import FrameRecord

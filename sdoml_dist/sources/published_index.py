@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, UsageError
-from sdoml_dist.recipe import PublishedConfig
+from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.solar.times import parse_fits_time

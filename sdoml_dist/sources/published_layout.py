@@ -15,7 +15,7 @@ import fsspec
 import numcodecs
 import numpy as np
 
-from sdoml_dist.recipe import PublishedConfig
+from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.status import FrameError, FrameStatus

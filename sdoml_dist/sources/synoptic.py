@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdoml_dist.atomic import write_atomic
-from sdoml_dist.recipe import SynopticConfig
+from sdoml_dist.recipe_sources import SynopticConfig
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.sources.base import FrameRecord
 from sdoml_dist.sources.download import fetch_bytes

@@ -7,7 +7,6 @@ at once; a crash leaves readers at the previous commit and costs the units under
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -15,94 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
-import icechunk
 import numpy as np
 import zarr
 
-from sdoml_dist.errors import EnvironmentFault, StoreError
+from sdoml_dist.errors import StoreError
 from sdoml_dist.plan import Plan, Unit
-from sdoml_dist.recipe import Recipe, Store, difference
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import difference
 from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.store.receipt import Receipt
-from sdoml_dist.store.storage import environment_fault, icechunk_storage, local_path
+from sdoml_dist.store.repository import BRANCH, Ledger
 from sdoml_dist.store.template import ensure_template, group_path, product_attributes
 
-BRANCH = "main"
 _THREADS = 16
-
-
-def exists(store: Store) -> bool:
-    """Whether there is a dataset.
-
-    Raises
-    ------
-    EnvironmentFault
-        If the storage cannot be reached.
-    """
-    local = local_path(store.url)
-    if local is not None and not (local / "icechunk").is_dir():
-        return False
-    try:
-        return icechunk.Repository.exists(icechunk_storage(store))
-    except icechunk.IcechunkError as error:
-        raise environment_fault(error, store, "Looking for a dataset") from error
-
-
-def open_repository(store: Store) -> icechunk.Repository:
-    """Open the repository of an existing dataset.
-
-    Raises
-    ------
-    StoreError
-        If there is none.
-    """
-    if not exists(store):
-        raise StoreError(
-            f"There is no dataset at {store.url}.", "", "Build one with 'sdoml build RECIPE', or correct the address."
-        )
-    try:
-        return icechunk.Repository.open(icechunk_storage(store))
-    except icechunk.IcechunkError as error:
-        raise environment_fault(error, store, "Opening the dataset") from error
-
-
-def read_root(store: Store, version: str | None = None) -> zarr.Group:
-    """Open the root group for reading, at a version (tag or snapshot id) or the newest commit.
-
-    Raises
-    ------
-    StoreError
-        If there is no such version.
-    """
-    repository = open_repository(store)
-    return zarr.open_group(session_at(repository, version).store, mode="r")
-
-
-def session_at(repository: icechunk.Repository, version: str | None) -> icechunk.Session:
-    """Return a read-only session at a tag, a branch, a snapshot id or the newest commit.
-
-    Raises
-    ------
-    StoreError
-        If there is no such version.
-    """
-    if version is None:
-        return repository.readonly_session(BRANCH)
-    tags = repository.list_tags()
-    if version in tags:
-        return repository.readonly_session(tag=version)
-    if version in repository.list_branches():
-        return repository.readonly_session(branch=version)
-    try:
-        return repository.readonly_session(snapshot_id=version)
-    except (icechunk.IcechunkError, ValueError):
-        raise StoreError(
-            f"The dataset has no version {version!r}.",
-            f"Its tags are {', '.join(sorted(tags)) or 'none yet'}.",
-            "'sdoml versions URL' lists tags and commits.",
-        ) from None
 
 
 def products_of(root: zarr.Group) -> list[str]:
@@ -136,32 +62,22 @@ class Dataset:
     """
 
     def __init__(self, plan: Plan, calibration: dict[str, Any], extend: bool = False, branch: str = BRANCH) -> None:
-        self.plan, self.store, self.branch = plan, plan.recipe.store, branch
-        self.commits = 0
-        try:
-            if exists(self.store):
-                self.repository = icechunk.Repository.open(icechunk_storage(self.store))
-            else:
-                local = local_path(self.store.url)
-                if local is not None:
-                    (local / "icechunk").mkdir(parents=True, exist_ok=True)
-                self.repository = icechunk.Repository.create(icechunk_storage(self.store))
-            self._session = self.repository.writable_session(branch)
-            self._adopt(calibration, extend)
-        except (icechunk.IcechunkError, OSError) as error:
-            raise environment_fault(error, self.store, "Opening the dataset for writing") from error
-        self._fork_bytes = pickle.dumps(self._session.fork())
+        self.plan, self.store = plan, plan.recipe.store
+        self.ledger = Ledger(self.store, branch)
+        self._adopt(calibration, extend)
+        self.fork_bytes = self.ledger.fork()
+        """A pickled fork of the session, through which workers write."""
 
     def _adopt(self, calibration: dict[str, Any], extend: bool) -> None:
         """Create what the plan needs, or refuse a plan that does not fit what is there."""
         name = self.plan.recipe.product
-        if self.branch == BRANCH and reprocess_branch(name) in self.repository.list_branches():
+        if self.ledger.branch == BRANCH and reprocess_branch(name) in self.ledger.repository.list_branches():
             raise StoreError(
                 f"A reprocessing of {name} at {self.store.url} is under way on the branch {reprocess_branch(name)}.",
                 "What is added to the dataset meanwhile would be lost when it is merged.",
                 f"Finish it (sdoml reprocess {self.store.url} --product {name}), or give it up with --drop.",
             )
-        product = zarr.open_group(self._session.store, mode="a").require_group(self.plan.recipe.product)
+        product = self.ledger.group(mode="a").require_group(self.plan.recipe.product)
         fresh = "recipe" not in product.attrs
         if not fresh:
             self._refuse_drift(stored_recipe(product), dict(product.attrs["calibration"]), calibration, extend)
@@ -171,13 +87,13 @@ class Dataset:
         if fresh or product.attrs["plan_id"] != wanted["plan_id"] or self._lacks_years(product):
             product.attrs.update(wanted)
             ensure_template(product, self.plan)
-            self._commit(f"{self.plan.recipe.product}: {'create' if fresh else 'extend the period'}", {})
+            self.ledger.commit(f"{self.plan.recipe.product}: {'create' if fresh else 'extend the period'}")
 
     def _lacks_years(self, product: zarr.Group) -> bool:
         return any(group_path(year) not in product for year in self.plan.years())
 
     def _product(self, mode: Literal["r", "r+"] = "r") -> zarr.Group:
-        return zarr.open_group(self._session.store, path=self.plan.recipe.product, mode=mode)
+        return self.ledger.group(self.plan.recipe.product, mode)
 
     def _refuse_drift(
         self, stored: Recipe, old_calibration: dict[str, Any], calibration: dict[str, Any], extend: bool
@@ -205,11 +121,6 @@ class Dataset:
                 "An update only ever adds.",
                 "Choose a later end.",
             )
-
-    @property
-    def fork_bytes(self) -> bytes:
-        """A pickled fork of the session, through which workers write."""
-        return self._fork_bytes
 
     def status(self, year: int) -> np.ndarray:
         """Return the status codes of a year, shape (slots, channels), uint8."""
@@ -250,24 +161,8 @@ class Dataset:
         EnvironmentFault
             If the storage refuses, or another driver has committed meanwhile.
         """
-        try:
-            forks = [pickle.loads(receipt.fork) for receipt in receipts if receipt.fork]  # noqa: S301 - our own workers
-            self._session.merge(*forks)
-            self._write_tables(receipts)
-            self._commit(message, metadata)
-        except icechunk.ConflictError as error:
-            raise EnvironmentFault(
-                f"Another driver has committed to {self.store.url} during this run.",
-                "This run's last units were not committed; everything before is safe.",
-                "See 'sdoml status' and repeat the command once the other driver has ended.",
-            ) from error
-        except (icechunk.IcechunkError, OSError) as error:
-            raise environment_fault(error, self.store, "Committing") from error
-
-    def _commit(self, message: str, metadata: dict[str, Any]) -> None:
-        self._session.commit(message, metadata)
-        self.commits += 1
-        self._session = self.repository.writable_session(self.branch)
+        forks = (receipt.fork for receipt in receipts if receipt.fork)
+        self.ledger.merge(forks, partial(self._write_tables, receipts), message, metadata)
 
     def _write_tables(self, receipts: list[Receipt]) -> None:
         """Write status, keywords and moments: each touched array chunk is read and written once."""
@@ -292,43 +187,8 @@ class Dataset:
     def writing(self, message: str) -> Iterator[zarr.Group]:
         """Change small arrays through the product's group; committed at the end if anything has changed."""
         yield self._product("r+")
-        if self._session.has_uncommitted_changes:
-            self._commit(message, {})
-
-    def tag(self, name: str) -> str:
-        """Give the newest commit a name and return its snapshot id.
-
-        Raises
-        ------
-        StoreError
-            If the name is taken: versions never change.
-        """
-        snapshot = self.repository.lookup_branch(self.branch)
-        return create_tag(self.repository, name, snapshot)
-
-
-def dated_tag(repository: icechunk.Repository) -> str:
-    """Return a free name of a version made today (UTC): the date, with a number from the second on."""
-    today = str(np.datetime64("now", "D"))
-    names = itertools.chain([today], (f"{today}.{number}" for number in itertools.count(2)))
-    taken = repository.list_tags()
-    return next(name for name in names if name not in taken)
-
-
-def create_tag(repository: icechunk.Repository, name: str, snapshot: str) -> str:
-    """Give a snapshot a name.
-
-    Raises
-    ------
-    StoreError
-        If the name is taken: versions never change.
-    """
-    if name in repository.list_tags():
-        raise StoreError(
-            f"The dataset has a version {name!r} already.", "Versions never change.", "Choose another name."
-        )
-    repository.create_tag(name, snapshot)
-    return snapshot
+        if self.ledger.changed:
+            self.ledger.commit(message)
 
 
 def _update(array: zarr.Array[Any], name: str, receipts: list[Receipt], column: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import difference
+from sdoml_dist.recipe_base import difference
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.store.finalise import PATH

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import icechunk
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.recipe import Store
-from sdoml_dist.store.dataset import open_repository
+from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.lease import Lease
+from sdoml_dist.store.repository import open_repository
 from sdoml_dist.store.storage import environment_fault
 
 SHORTEST_DAYS = 1.0

@@ -21,12 +21,15 @@ import numpy as np
 import zarr
 
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import PublishedConfig, Recipe, Store
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import Store
+from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.eve import LINES
 from sdoml_dist.solar.times import format_fits_time, slot_times, utc_to_tai
-from sdoml_dist.store.dataset import open_repository, session_at, stored_recipe
+from sdoml_dist.store.dataset import stored_recipe
 from sdoml_dist.store.export_plan import COMPRESSOR, TIME, TIME_DTYPE, ExportUnit, Layout, json_bytes
+from sdoml_dist.store.repository import open_repository, session_at
 from sdoml_dist.store.storage import join
 from sdoml_dist.store.template import NOT_A_TIME, group_path
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sdoml_dist.errors import EnvironmentFault
-from sdoml_dist.recipe import Store
+from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.storage import environment_fault, join, local_path, sidecar_filesystem, write_atomic
 
 RENEW_S = 5.0

@@ -16,10 +16,12 @@ import zarr
 
 from sdoml_dist.errors import StoreError, UsageError
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import Recipe, Store, parse_duration
+from sdoml_dist.recipe import Recipe
+from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
-from sdoml_dist.store.dataset import open_repository, products_of, session_at, stored_recipe
+from sdoml_dist.store.dataset import products_of, stored_recipe
+from sdoml_dist.store.repository import open_repository, session_at
 from sdoml_dist.store.template import group_path
 
 _FRAME_COLUMNS = {"T_OBS": "keywords/T_OBS", "EXPTIME": "keywords/EXPTIME", "QUALITY": "keywords/QUALITY",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -11,9 +12,46 @@ from sdoml_dist.plan import Unit
 from sdoml_dist.solar.status import FrameStatus
 
 
+class Outcome(Protocol):
+    """What a run tells about a unit, whatever its kind.
+
+    Attributes
+    ----------
+    started, seconds, read_bytes, peak_memory_bytes
+        For the history and the estimate.
+    node : str
+        Name of the machine.
+    details : list of str
+        What was wrong with frames that failed.
+    """
+
+    started: float
+    seconds: float
+    read_bytes: int
+    peak_memory_bytes: int
+    node: str
+    details: list[str]
+
+    @property
+    def unit_id(self) -> str:
+        """Identity of the unit."""
+
+    def outcomes(self) -> Counter[str]:
+        """Count frames by outcome."""
+
+
+def count_outcomes(status: np.ndarray) -> Counter[str]:
+    """Count status codes by outcome: ok, missing, rejected, failed, pending."""
+    codes, numbers = np.unique(status, return_counts=True)
+    counts: Counter[str] = Counter()
+    for code, number in zip(codes, numbers, strict=True):
+        counts[FrameStatus(int(code)).outcome] += int(number)
+    return counts
+
+
 @dataclass
 class Receipt:
-    """Outcome of one unit.
+    """Outcome of one unit of a build.
 
     Attributes
     ----------
@@ -29,10 +67,6 @@ class Receipt:
         Values, shape (frames, channels).
     fork : bytes
         The pickled fork of the session through which the shard was written; empty if nothing was written.
-    started, seconds, read_bytes, peak_memory_bytes
-        For the history and the estimate.
-    node : str
-        Name of the machine.
     """
 
     unit: Unit
@@ -49,10 +83,11 @@ class Receipt:
     node: str = ""
     details: list[str] = field(default_factory=list)
 
+    @property
+    def unit_id(self) -> str:
+        """Identity of the unit."""
+        return self.unit.unit_id
+
     def outcomes(self) -> Counter[str]:
         """Count frames by outcome."""
-        codes, numbers = np.unique(self.status, return_counts=True)
-        counts: Counter[str] = Counter()
-        for code, number in zip(codes, numbers, strict=True):
-            counts[FrameStatus(int(code)).outcome] += int(number)
-        return counts
+        return count_outcomes(self.status)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from sdoml_dist.errors import UsageError
 from sdoml_dist.plan import Plan
-from sdoml_dist.recipe import parse_duration
+from sdoml_dist.recipe_base import parse_duration
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.store.finalise import LEVELS, channel_statistics
 from sdoml_dist.store.reader import open_products

@@ -15,7 +15,7 @@ import icechunk
 
 from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, StoreError
-from sdoml_dist.recipe import Store
+from sdoml_dist.recipe_base import Store
 
 icechunk.set_logs_filter("error")
 

@@ -1,0 +1,65 @@
+"""The record of a run next to the dataset: its state, its exit code, and the history of its units, a part per commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+from sdoml_dist.recipe_base import Store
+from sdoml_dist.store.receipt import Outcome
+from sdoml_dist.store.storage import write_atomic
+
+
+class RunRecord:
+    """What a run does, kept below ``sdoml/runs/`` of the dataset.
+
+    Parameters
+    ----------
+    store : Store
+        The dataset.
+    plan_id : str
+        Identity of the plan.
+    verb : str
+        Name of the command.
+    """
+
+    def __init__(self, store: Store, plan_id: str, verb: str) -> None:
+        self.store = store
+        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{plan_id[:8]}-{os.getpid()}"
+        self.data: dict[str, Any] = {
+            "run_id": self.run_id, "verb": verb, "plan_id": plan_id, "host": socket.gethostname(),
+            "pid": os.getpid(), "started_unix_s": time.time(), "state": "running", "exit_code": None,
+        }  # fmt: skip
+        self._parts = 0
+        self._lines: list[str] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Remember a finished unit."""
+        counts = outcome.outcomes()
+        self._lines.append(
+            json.dumps(
+                {
+                    "unit": outcome.unit_id,
+                    "frames": counts.total(),
+                    "outcomes": counts,
+                    "started_unix_s": outcome.started,
+                    "seconds": outcome.seconds,
+                    "read_bytes": outcome.read_bytes,
+                    "peak_memory_bytes": outcome.peak_memory_bytes,
+                    "node": outcome.node,
+                    "failed": outcome.details,
+                }
+            )
+        )
+
+    def save(self, **changes: Any) -> None:
+        """Write what is new."""
+        self.data |= changes
+        if self._lines:
+            name = f"runs/{self.run_id}/history-{self._parts:05d}.jsonl"
+            write_atomic(self.store, name, ("\n".join(self._lines) + "\n").encode())
+            self._parts, self._lines = self._parts + 1, []
+        write_atomic(self.store, f"runs/{self.run_id}/run.json", json.dumps(self.data, indent=1).encode())

@@ -1,0 +1,425 @@
+"""The arrays of an emergence dataset, and the record of what is done in it.
+
+Each region has a group: ``V``, ``M`` and ``Ic`` with its tracked maps, ``power`` with the band powers of its windows, and
+``timelines``. Workers write whole shards through forks; the driver writes the status arrays alone.
+"""
+
+from __future__ import annotations
+
+import pickle
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BloscShuffle
+
+from sdoml_dist.emergence_plan import (
+    QUANTITIES,
+    Axis,
+    EmergencePlan,
+    PowerUnit,
+    Quantity,
+    RegionAxes,
+    Stage,
+    TimelineUnit,
+    TrackUnit,
+)
+from sdoml_dist.emergence_recipe import EmergenceRecipe, RegionEntry
+from sdoml_dist.errors import StoreError
+from sdoml_dist.recipe_base import difference
+from sdoml_dist.solar.status import FrameStatus, has_outcome
+from sdoml_dist.store.receipt import count_outcomes
+from sdoml_dist.store.repository import Ledger
+
+GROUP = "emergence"
+"""The group of the dataset."""
+KEYWORDS = ("T_OBS", "CRLN_OBS", "CRLT_OBS", "DSUN_OBS", "RSUN_OBS", "CROTA2", "OBS_VR", "OBS_VW", "OBS_VN", "LONGITUDE",
+            "MU", "VALID")  # fmt: skip
+"""Columns kept of every tracked frame: T_OBS in seconds after the time of the grid; the Carrington longitude of the
+patch's centre in degrees; the cosine of the angle between line of sight and vertical there; the valid share of pixels."""
+_UNITS = {"V": "m/s", "M": "G", "Ic": "DN/s"}
+_MEANING = {"V": "line-of-sight velocity, positive away from SDO", "M": "line-of-sight magnetic field, positive towards SDO",
+            "Ic": "continuum intensity at 6173 Angstrom"}  # fmt: skip
+_DONE = int(FrameStatus.OK)
+
+AnyUnit = TrackUnit | PowerUnit | TimelineUnit
+Task = tuple[AnyUnit, np.ndarray | None]
+"""A unit, and for tracking the frames of the block to do where these are not all (a mask)."""
+
+
+@dataclass
+class StageReceipt:
+    """Outcome of one unit.
+
+    Attributes
+    ----------
+    unit : TrackUnit, PowerUnit or TimelineUnit
+        The unit.
+    status : numpy.ndarray
+        Of tracking: codes of the block's frames that were processed. Else the code of each window.
+    frames : numpy.ndarray
+        Of tracking: which frames of the block were processed, counted from its first.
+    fork : bytes
+        The pickled fork through which the shards were written.
+    """
+
+    unit: AnyUnit
+    status: np.ndarray
+    frames: np.ndarray
+    fork: bytes = b""
+    started: float = 0.0
+    seconds: float = 0.0
+    read_s: float = 0.0
+    write_s: float = 0.0
+    read_bytes: int = 0
+    peak_memory_bytes: int = 0
+    node: str = ""
+    details: list[str] = field(default_factory=list)
+
+    @property
+    def unit_id(self) -> str:
+        """Identity of the unit."""
+        return self.unit.unit_id
+
+    def outcomes(self) -> Counter[str]:
+        """Count frames or windows by outcome."""
+        return count_outcomes(self.status)
+
+
+class EmergenceStore:
+    """An emergence dataset, opened for writing by its one driver.
+
+    Parameters
+    ----------
+    plan : EmergencePlan
+        What to build.
+
+    Raises
+    ------
+    StoreError
+        If the dataset was made from a recipe that does not fit, or holds something else.
+    EnvironmentFault
+        If the storage refuses.
+    """
+
+    def __init__(self, plan: EmergencePlan) -> None:
+        self.plan = plan
+        self.ledger = Ledger(plan.recipe.store)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Create what the plan needs, or refuse a plan that does not fit what is there."""
+        recipe = self.plan.recipe
+        root = self.ledger.group(mode="a")
+        group = root.require_group(GROUP)
+        fresh = "recipe" not in group.attrs
+        if not fresh:
+            stored = EmergenceRecipe.model_validate(group.attrs["recipe"])
+            lines = difference(stored.identity(), recipe.identity())
+            if lines:
+                raise StoreError(
+                    f"{recipe.store.url} was built from another recipe:\n" + "\n".join(lines),
+                    "Mixing both in one dataset would make regions that cannot be compared.",
+                    "Undo the change, or give the new recipe a store.url of its own.",
+                )
+        for axes in self.plan.axes.values():
+            if axes.region.name in group:
+                self._refuse_change(group, axes)
+        missing = [axes for axes in self.plan.axes.values() if axes.region.name not in group]
+        if not fresh and not missing:
+            return
+        for axes in missing:
+            create_region(group, self.plan, axes)
+        group.attrs.update(self._attributes(group))
+        names = f"{len(missing)} regions" if len(missing) != 1 else missing[0].region.name
+        self.ledger.commit(f"{GROUP}: {'create' if fresh else 'add'} {names}")
+
+    def _attributes(self, group: zarr.Group) -> dict[str, Any]:
+        recipe = self.plan.recipe
+        # Regions that an earlier recipe had stay.
+        known = {entry["number"]: entry for entry in group.attrs.get("regions", [])}
+        known |= {n: RegionEntry.of(axes.region).model_dump(mode="json") for n, axes in self.plan.axes.items()}
+        software = {name: version(name) for name in ("sdoml-dist", "numpy", "zarr", "icechunk", "astropy", "numba")}
+        return {
+            "Conventions": "CF-1.11", "title": recipe.name, "product": GROUP, "time_scale": "UTC",
+            "recipe": recipe.model_dump(mode="json"), "fingerprint": recipe.fingerprint, "plan_id": self.plan.plan_id,
+            "regions": list(known.values()), "software": software | {"python": platform.python_version()},
+            "references": "Kasapis et al. 2024, arXiv:2402.08890; Kasapis et al. 2025, ApJS 280, 64",
+        }  # fmt: skip
+
+    def _refuse_change(self, group: zarr.Group, axes: RegionAxes) -> None:
+        stored = {entry["number"]: entry for entry in group.attrs["regions"]}[axes.region.number]
+        lines = difference(stored, RegionEntry.of(axes.region).model_dump(mode="json"))
+        if lines:
+            raise StoreError(
+                f"{axes.region.name} of {self.plan.recipe.store.url} was followed elsewhere:\n" + "\n".join(lines),
+                "A region that is in the dataset does not change.",
+                "Undo the change, or give the region another number.",
+            )
+
+    def _status(self, path: str) -> zarr.Array[Any]:
+        array = self.ledger.group(f"{GROUP}/{path}", "r+")["status"]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def pending(self, stage: Stage, retry: Iterable[str] = ()) -> list[Task]:
+        """Return what a stage has left to do.
+
+        Parameters
+        ----------
+        stage : {"track", "power", "timelines"}
+            The stage.
+        retry : iterable of str
+            Outcomes of frames to do again besides what is pending, for example ``("failed",)``.
+        """
+        plan, retry = self.plan, tuple(retry)
+        tasks: list[Task] = []
+        if stage == "track":
+            codes = {
+                (number, quantity): np.asarray(self._status(f"{axes.region.name}/{quantity}")[:])
+                for number, axes in plan.axes.items()
+                for quantity in QUANTITIES
+            }
+            for unit in plan.track_units():
+                size = plan.block_size(unit.quantity)
+                todo = {}
+                for number in unit.regions:
+                    low = unit.block * size - plan.axes[number].axis(unit.quantity).first
+                    wanted = has_outcome(codes[number, unit.quantity][low : low + size], "pending", *retry)
+                    if wanted.any():
+                        todo[number] = wanted
+                if todo:
+                    mask = np.logical_or.reduce(list(todo.values()))
+                    tasks.append((TrackUnit(unit.quantity, unit.block, tuple(todo)), None if mask.all() else mask))
+        elif stage == "power":
+            done = {n: np.asarray(self._status(f"{axes.region.name}/power")[:]) for n, axes in plan.axes.items()}
+            tasks += [
+                (unit, None)
+                for unit in plan.power_units()
+                if done[unit.region][unit.segment, unit.row, unit.column] != _DONE
+            ]
+        else:
+            tasks += [
+                (TimelineUnit(number), None)
+                for number, axes in plan.axes.items()
+                if self._status(f"{axes.region.name}/timelines")[0] != _DONE
+            ]
+        return tasks
+
+    def count(self, tasks: list[Task]) -> int:
+        """Count the frames or windows of some tasks."""
+        return sum(self._count(*task) for task in tasks)
+
+    def _count(self, unit: AnyUnit, mask: np.ndarray | None) -> int:
+        if isinstance(unit, TrackUnit):
+            return self.plan.block_size(unit.quantity) if mask is None else int(mask.sum())
+        axes = self.plan.axes[unit.region]
+        return (
+            axes.windows.count
+            if isinstance(unit, TimelineUnit)
+            else self.plan.segment_windows(axes, unit.segment).count
+        )
+
+    def commit(self, receipts: list[StageReceipt], message: str, metadata: dict[str, Any]) -> None:
+        """Make the shards of these receipts, and what became of their frames, visible at once.
+
+        Raises
+        ------
+        EnvironmentFault
+            If the storage refuses, or another driver has committed meanwhile.
+        """
+        forks = (receipt.fork for receipt in receipts if receipt.fork)
+        self.ledger.merge(forks, partial(self._write_status, receipts), message, metadata)
+
+    def _write_status(self, receipts: list[StageReceipt]) -> None:
+        """Write what is done, and what has to be done again because what it was made of has changed."""
+        changes: dict[str, list[tuple[Any, Any]]] = {}
+        for receipt in receipts:
+            unit = receipt.unit
+            if isinstance(unit, TrackUnit):
+                for number in unit.regions:
+                    axes = self.plan.axes[number]
+                    place = unit.block * self.plan.block_size(unit.quantity) - axes.axis(unit.quantity).first
+                    name = axes.region.name
+                    changes.setdefault(f"{name}/{unit.quantity}", []).append((place + receipt.frames, receipt.status))
+                    if unit.quantity == "V":
+                        touched = Axis(place, self.plan.block_size("V"))
+                        segments = [s for s in range(self.plan.segments(axes)) if self._touches(axes, s, touched)]
+                        changes.setdefault(f"{name}/power", []).append((segments, 0))
+                    changes.setdefault(f"{name}/timelines", []).append((0, 0))
+            else:
+                axes = self.plan.axes[unit.region]
+                if isinstance(unit, PowerUnit):
+                    place_of_tile = (unit.segment, unit.row, unit.column)
+                    changes.setdefault(f"{axes.region.name}/power", []).append((place_of_tile, _DONE))
+                    changes.setdefault(f"{axes.region.name}/timelines", []).append((0, 0))
+                else:
+                    changes.setdefault(f"{axes.region.name}/timelines", []).append((0, _DONE))
+        for path, parts in changes.items():
+            array = self._status(path)
+            before = np.asarray(array[:])
+            after = before.copy()
+            for index, value in parts:
+                after[index] = value
+            if not np.array_equal(before, after):
+                array[:] = after
+
+    def _touches(self, axes: RegionAxes, segment: int, frames: Axis) -> bool:
+        needed = self.plan.segment_frames(axes, segment)
+        return needed.first < frames.stop and frames.first < needed.stop
+
+    def failed(self) -> int:
+        """Count the tracked frames that failed, over all regions of the plan."""
+        return sum(
+            int(has_outcome(np.asarray(self._status(f"{axes.region.name}/{quantity}")[:]), "failed").sum())
+            for axes in self.plan.axes.values()
+            for quantity in QUANTITIES
+        )
+
+
+def create_region(group: zarr.Group, plan: EmergencePlan, axes: RegionAxes) -> None:
+    """Create all arrays of a region."""
+    recipe = plan.recipe
+    layout, pixels = recipe.layout, recipe.tracking.pixels
+    region = group.create_group(axes.region.name)
+    region.attrs.update(
+        RegionEntry.of(axes.region).model_dump(mode="json")
+        | {"projection": recipe.tracking.projection, "scale_deg": recipe.tracking.scale_deg}
+        | {name: [getattr(axes, name).first, getattr(axes, name).count] for name in ("frames", "windows", "snapshots")}
+    )
+    zstd = [BloscCodec(cname="zstd", clevel=layout.compression_level, shuffle=BloscShuffle.bitshuffle)]
+    text = [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.noshuffle)]
+    tile = layout.tile_pixels
+    for quantity in QUANTITIES:
+        count, size = axes.axis(quantity).count, plan.block_size(quantity)
+        part = region.create_group(quantity)
+        _times(part, plan.times(quantity, axes.axis(quantity)))
+        values = part.create_array(
+            quantity, shape=(count, pixels, pixels), shards=(size, pixels, pixels),
+            # Power reads the whole history of a tile; of the others one looks at whole maps.
+            chunks=(size, tile, tile) if quantity == "V" else (1, pixels, pixels),
+            dtype="f4", fill_value=np.nan, compressors=zstd, dimension_names=("time", "y", "x"),
+        )  # fmt: skip
+        values.attrs.update(
+            units=_UNITS[quantity], long_name=_MEANING[quantity], comment="rows go north, columns west; NaN: no data"
+        )
+        keywords = part.create_array(
+            "keywords", shape=(count, len(KEYWORDS)), chunks=(size, len(KEYWORDS)), dtype="f8", fill_value=np.nan,
+            compressors=zstd, dimension_names=("time", "keyword"),
+        )  # fmt: skip
+        keywords.attrs["names"] = list(KEYWORDS)
+        part.create_array(
+            "record", shape=(count,), chunks=(size,), dtype="string", fill_value="", compressors=text,
+            dimension_names=("time",),
+        ).attrs["comment"] = "JSON per frame: 'source' it came from, 'detail' where it is not ok"  # fmt: skip
+        _status_array(part, (count,), ("time",))
+        if quantity != "V":
+            part.create_array(
+                "tiles",
+                shape=(count, recipe.tiles**2),
+                chunks=(size, recipe.tiles**2),
+                dtype="f8",
+                fill_value=np.nan,
+                compressors=zstd,
+                dimension_names=("time", "tile"),
+            ).attrs.update(  # fmt: skip
+                units=_UNITS[quantity],
+                long_name="mean over each tile, row by row" + (" of the absolute value" if quantity == "M" else ""),
+            )
+    _create_power(region.create_group("power"), plan, axes, zstd)
+    _create_timelines(region.create_group("timelines"), plan, axes)
+
+
+def _create_power(part: zarr.Group, plan: EmergencePlan, axes: RegionAxes, zstd: list[BloscCodec]) -> None:
+    recipe = plan.recipe
+    pixels, tile, size = recipe.tracking.pixels, recipe.layout.tile_pixels, recipe.layout.segment_windows
+    bands, count = recipe.power.bands_millihertz, axes.windows.count
+    _times(part, plan.window_times(axes))
+    _bands(part, bands)
+    part.create_array(
+        "power", shape=(count, len(bands), pixels, pixels), shards=(size, len(bands), tile, tile),
+        chunks=(1, 1, tile, tile), dtype="f4", fill_value=np.nan, compressors=zstd,
+        dimension_names=("time", "band", "y", "x"),
+    ).attrs.update(  # fmt: skip
+        long_name="acoustic power in the band", convention=recipe.power.convention,
+        units="(m/s)^2 s per bin, summed over bins" if recipe.power.convention == "solared" else "(m/s)^2",
+    )  # fmt: skip
+    part.create_array(
+        "duty_cycle", shape=(count, pixels, pixels), shards=(size, tile, tile), chunks=(1, tile, tile), dtype="f4",
+        fill_value=0.0, compressors=zstd, dimension_names=("time", "y", "x"),
+    ).attrs["long_name"] = "share of the window's differences in time that are there"  # fmt: skip
+    per_axis = plan.tiles_per_axis
+    _status_array(part, (plan.segments(axes), per_axis, per_axis), ("segment", "row", "column"))
+
+
+def _create_timelines(part: zarr.Group, plan: EmergencePlan, axes: RegionAxes) -> None:
+    recipe = plan.recipe
+    count, tiles, bands = axes.windows.count, recipe.tiles**2, recipe.power.bands_millihertz
+    _times(part, plan.window_times(axes))
+    _bands(part, bands)
+    for name, shape, names, unit in (
+        ("power", (len(bands), tiles, count), ("band", "tile", "time"), "as in the group power"),
+        ("flux", (tiles, count), ("tile", "time"), "G"),
+        ("intensity", (tiles, count), ("tile", "time"), "DN/s"),
+    ):
+        part.create_array(
+            name, shape=shape, chunks=shape, dtype="f8", fill_value=np.nan, dimension_names=names
+        ).attrs["units"] = unit  # fmt: skip
+    _status_array(part, (1,), ("region",))
+
+
+def _times(part: zarr.Group, times: np.ndarray) -> None:
+    array = part.create_array("time", shape=times.shape, chunks=times.shape, dtype="i8", dimension_names=("time",))
+    array[:] = times.astype("datetime64[ns]").astype(np.int64)
+    array.attrs.update(
+        units="nanoseconds since 1970-01-01", calendar="proleptic_gregorian", standard_name="time",
+        comment="UTC; the grid is even in TAI",
+    )  # fmt: skip
+
+
+def _bands(part: zarr.Group, bands: tuple[tuple[float, float], ...]) -> None:
+    array = part.create_array("band_edges", shape=(len(bands), 2), chunks=(len(bands), 2), dtype="f8",
+                              dimension_names=("band", "edge"))  # fmt: skip
+    array[:] = np.array(bands)
+    array.attrs["units"] = "mHz"
+
+
+def _status_array(part: zarr.Group, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+    array = part.create_array("status", shape=shape, chunks=shape, dtype="u1", fill_value=int(FrameStatus.PENDING),
+                              dimension_names=names)  # fmt: skip
+    array.attrs.update(
+        flag_values=[int(code) for code in FrameStatus], flag_meanings=" ".join(code.label for code in FrameStatus)
+    )
+
+
+class RegionWriter:
+    """A fork of the driver's session, through which a worker reads and writes regions.
+
+    Parameters
+    ----------
+    fork_bytes : bytes
+        Pickled fork.
+    """
+
+    def __init__(self, fork_bytes: bytes) -> None:
+        self._fork = pickle.loads(fork_bytes)  # noqa: S301 - made by the driver of this run
+
+    def group(self, region: str, part: Quantity | Literal["power", "timelines"]) -> zarr.Group:
+        """Return a group of a region."""
+        return zarr.open_group(self._fork.store, path=f"{GROUP}/{region}/{part}", mode="r+")
+
+    def array(self, region: str, part: Quantity | Literal["power", "timelines"], name: str) -> zarr.Array[Any]:
+        """Return an array of a region."""
+        array = self.group(region, part)[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def finish(self) -> bytes:
+        """Return the pickled fork, to be merged by the driver."""
+        return pickle.dumps(self._fork)
