@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+
+from sdoml_dist.cli_arguments import store_options
 
 _LAYOUTS = ("sdoml-v2", "sdoml-v1")
-
-
-def _place_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of the stores that were given."""
-    return {
-        name: value
-        for name in ("endpoint_url", "region", "anonymous")
-        if (value := getattr(options, name, None)) not in (None, False)
-    }
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +42,7 @@ def run_export(options: argparse.Namespace) -> int:
 
     summary = export(
         options.dataset, options.output, layout=options.layout, product=options.product, version=options.version,
-        channels=options.channels, chunk_frames=options.chunk_frames, cpus=options.cpus, **_place_options(options),
+        channels=options.channels, chunk_frames=options.chunk_frames, cpus=options.cpus, **store_options(options),
     )  # fmt: skip
     for place in summary.places:
         print(place)
@@ -93,7 +85,7 @@ def run_import(options: argparse.Namespace) -> int:
     from sdoml_dist.report.text import accounting_table, run_line
     from sdoml_dist.store.reader import as_store
 
-    places = _place_options(options)
+    places = store_options(options)
     summary = import_published(
         options.source, options.dataset, layout=options.layout, product=options.product, cadence=options.cadence,
         tolerance=options.tolerance, name=options.name, storage_options=options.source_options,

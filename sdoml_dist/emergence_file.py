@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from sdoml_dist.emergence_recipe import EmergenceRecipe, RegionEntry
-from sdoml_dist.errors import RecipeError
+from sdoml_dist.errors import RecipeError, UsageError
 from sdoml_dist.overrides import override
 from sdoml_dist.recipe_file import explain, find_recipe, resolve_paths
+from sdoml_dist.solar.region_summaries import SrsEntry, read_srs
 from sdoml_dist.solar.region_tables import read_regions
 
 
@@ -43,7 +45,7 @@ def load_emergence_recipe(path: str | Path, overrides: list[str] | None = None) 
     data = override(data, overrides or [])
     resolve_paths(data, found.parent)
     if isinstance(data.get("regions"), str):
-        data["regions"] = _table(found.parent / data["regions"])
+        data["regions"] = _table(Path(data["regions"]).expanduser())
     try:
         return EmergenceRecipe.model_validate(data)
     except ValidationError as error:
@@ -59,3 +61,31 @@ def _table(path: Path) -> list[dict[str, object]]:
             f"The table of regions {path} cannot be used: {error}", "", "'sdoml emergence regions' makes such a table."
         ) from None
     return [RegionEntry.of(region).model_dump() for region in regions]
+
+
+def read_summaries(paths: Sequence[str]) -> list[SrsEntry]:
+    """Read NOAA's daily region summaries.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Text files, or folders whose ``*SRS.txt`` count, at any depth.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or one is not a summary.
+    """
+    entries = []
+    for path in map(Path, paths):
+        files = sorted(path.rglob("*SRS.txt")) if path.is_dir() else [path]
+        if not files:
+            raise UsageError(f"{path} holds no file *SRS.txt.", "", "Give NOAA's daily region summaries.")
+        for file in files:
+            try:
+                entries += read_srs(file.read_text(encoding="latin-1"), file.name)
+            except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"{file} cannot be used: {error}", "", "Remove it, or get it again from NOAA."
+                ) from None
+    return entries

@@ -12,7 +12,7 @@ from sdoml_dist.recipe_base import Period, Resources, Section, Store, canonical_
 from sdoml_dist.recipe_sources import FilesConfig, JsocConfig, SimulatorConfig
 from sdoml_dist.solar.helioseismology import BANDS_MILLIHERTZ, band_bins
 from sdoml_dist.solar.products import PRODUCTS, Product
-from sdoml_dist.solar.region_tables import dense_pack
+from sdoml_dist.solar.region_selection import dense_pack
 from sdoml_dist.solar.regions import Region
 from sdoml_dist.solar.tiles import GRID
 
@@ -154,7 +154,8 @@ class EmergenceRecipe(Section):
     description: str = ""
     """One sentence for people."""
     regions: tuple[RegionEntry, ...] = ()
-    """Regions to follow: a list, or the path of a CSV table (``sdoml emergence regions`` makes one)."""
+    """Regions to follow: a list, or the path of a CSV table, relative to the working directory (``sdoml emergence regions``
+    makes one)."""
     dense_pack: DensePack | None = None
     """Patches that cover the disc, instead of regions."""
     source: FilesConfig | JsocConfig | SimulatorConfig = Field(discriminator="kind")

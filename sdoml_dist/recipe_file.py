@@ -106,6 +106,10 @@ def load_recipes(path: str | Path, overrides: list[str] | None = None, product: 
     if product is not None and len(documents) == 1 and not isinstance(documents[0], dict):
         parse_recipe(documents[0], str(path))
     names = [_product_name(data) for data in documents]
+    if "emergence" in names:
+        raise RecipeError(
+            f"{path} is the recipe of an emergence dataset.", "", f"Use 'sdoml emergence plan {path}', build, ..."
+        )
     taken = [index for index, name in enumerate(names) if product in (None, name)]
     if not taken:
         raise RecipeError(

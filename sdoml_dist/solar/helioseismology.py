@@ -15,7 +15,6 @@ from typing import Literal
 
 import numba
 import numpy as np
-from scipy.linalg.blas import sgemm
 
 Convention = Literal["solared", "psd"]
 GapPolicy = Literal["mask", "zero", "strict"]
@@ -24,8 +23,12 @@ Bands = tuple[tuple[float, float], ...]
 BANDS_MILLIHERTZ: Bands = ((2.0, 3.0), (3.0, 4.0), (4.0, 5.0), (5.0, 6.0))
 """Bands of SOLARED (Kasapis et al. 2024, arXiv 2402.08890)."""
 
-# Pixels that are worked on together: their sums stay in the cache.
-_PIXELS = 4096
+# Pixels that are worked on together: their sums, 2 x 115 x 256 float32, stay in half a megabyte of second-level cache.
+_PIXELS = 256
+# Samples that are transformed together: 8 + 8 factors of a bin fit the registers.
+_PIECE = 16
+# Frames that are copied and differenced together while they are in the cache.
+_FRAMES = 256
 # The sums are begun anew after this many windows' worth of hops; one beginning costs as much as a whole window of hops.
 _WINDOWS_PER_RESTART = 12
 
@@ -113,39 +116,134 @@ def band_bins(
 
 
 @lru_cache(maxsize=8)
-def _coefficients(differences: int, bins: tuple[int, ...]) -> np.ndarray:
-    """Return cosines and minus sines of every bin, twice the period long: shape (2 differences, 2 bins), float32."""
-    phase = np.outer(np.arange(differences), np.array(bins)) % differences * (2 * np.pi / differences)
-    once = np.concatenate([np.cos(phase), -np.sin(phase)], axis=1)
-    return np.ascontiguousarray(np.concatenate([once, once]), dtype=np.float32)
+def _coefficients(differences: int, bins: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two factors of the transform of a piece of `_PIECE` samples.
+
+    ``exp(-i t (n + j)) = exp(-i t (n + m)) exp(-i t (j - m))``, t = 2 pi k / differences, m the middle of the piece: the
+    second factor is even in its real part and odd in its imaginary part about the middle, which halves the work.
+
+    Returns
+    -------
+    tuple of (numpy.ndarray, numpy.ndarray)
+        Cosines of the first half of a piece and sines of the second, shape (bins, _PIECE); cosine and sine of the first
+        factor for every n in the period, shape (differences, 2, bins); float32.
+    """
+    step = np.array(bins) * (2 * np.pi / differences)
+    middle = (_PIECE - 1) / 2
+    angle = np.outer(step, np.arange(_PIECE) - middle)
+    inner = np.concatenate([np.cos(angle[:, : _PIECE // 2]), np.sin(angle[:, _PIECE // 2 :])], axis=1)
+    turn = np.outer(np.arange(differences), np.array(bins)) % differences * (2 * np.pi / differences) + middle * step
+    return inner.astype(np.float32), np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
+
+
+# "reassoc" lets the sum be taken in any order; without "nnan" and "ninf", what is not finite keeps its meaning.
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _differences(series: np.ndarray, begin: int, end: int) -> bool:
+    """Turn samples, shape (time, _PIXELS), to differences with the next, in place; whether all are there."""
+    check = np.float32(0.0)
+    for n in range(begin, end):
+        for p in range(_PIXELS):
+            value = series[n + 1, p] - series[n, p]
+            series[n, p] = value
+            check += np.float32(0.0) * value
+    return check == 0.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _duty(differences: np.ndarray, hop: int, period: int, out: np.ndarray) -> None:
+    """Fill the share of differences that are there, shape (windows, pixels), then put 0 for those that are not."""
+    for p in range(out.shape[1]):
+        count = 0
+        for index in range(out.shape[0]):
+            begin = index * hop
+            if index == 0 or hop >= period:
+                count = 0
+                for n in range(begin, begin + period):
+                    count += np.isfinite(differences[n, p])
+            else:
+                for n in range(begin - hop, begin):
+                    count += int(np.isfinite(differences[n + period, p])) - int(np.isfinite(differences[n, p]))
+            out[index, p] = count / period
+    for n in range(differences.shape[0]):
+        for p in range(_PIXELS):
+            if not np.isfinite(differences[n, p]):
+                differences[n, p] = 0.0
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _collect(sums: np.ndarray, first: np.ndarray, last: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Add the squares of the sums, shape (2 bins, pixels), to band powers, shape (bands, pixels)."""
-    bins = sums.shape[0] // 2
-    for band in range(out.shape[0]):
-        row = out[band]
-        row[:] = 0.0
-        for k in range(first[band], last[band]):
-            weight = weights[band, k - first[band]]
-            real, imaginary = sums[k], sums[bins + k]
-            for p in range(row.size):
-                row[p] += weight * (real[p] * real[p] + imaginary[p] * imaginary[p])
+def _fold(samples: np.ndarray, begin: int, length: int, period: int, entered: bool, out: np.ndarray) -> None:
+    """Fill sums (first half) and differences (second) of what lies alike about the middle of a piece.
+
+    The piece is of `length` samples from `begin`, or if `entered` those a period later minus these; then zeros.
+    """
+    for j in range(_PIECE):
+        if j >= length:
+            out[j] = 0.0
+        elif entered:
+            for p in range(_PIXELS):
+                out[j, p] = samples[begin + j + period, p] - samples[begin + j, p]
+        else:
+            out[j] = samples[begin + j]
+    for j in range(_PIECE // 2):
+        mirror = _PIECE - 1 - j
+        for p in range(_PIXELS):
+            out[j, p] += out[mirror, p]
+        for p in range(_PIXELS):
+            out[mirror, p] = 2 * out[mirror, p] - out[j, p]
 
 
-@numba.njit(cache=True, nogil=True)
-def _differences(velocity: np.ndarray, out: np.ndarray, valid: np.ndarray) -> bool:
-    """Fill differences in time, 0 where a sample is missing, and say where they are valid; whether all are."""
-    complete = True
-    for n in range(out.shape[0]):
-        for p in range(out.shape[1]):
-            value = velocity[n + 1, p] - velocity[n, p]
-            good = np.isfinite(value)
-            valid[n, p] = good
-            out[n, p] = value if good else 0.0
-            complete &= good
-    return complete
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _dot(factors: np.ndarray, k: int, j: int, x: np.ndarray, out: np.ndarray) -> None:
+    """Fill the product of eight factors of bin `k` with rows of `x`, from `j`; written out to keep them in registers."""
+    c0, c1, c2, c3 = factors[k, j], factors[k, j + 1], factors[k, j + 2], factors[k, j + 3]
+    c4, c5, c6, c7 = factors[k, j + 4], factors[k, j + 5], factors[k, j + 6], factors[k, j + 7]
+    at = j // 8 * _PIXELS
+    for p in range(_PIXELS):
+        out[at + p] = (
+            c0 * x[j, p] + c1 * x[j + 1, p] + c2 * x[j + 2, p] + c3 * x[j + 3, p]
+            + c4 * x[j + 4, p] + c5 * x[j + 5, p] + c6 * x[j + 6, p] + c7 * x[j + 7, p]
+        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _hops(
+    samples: np.ndarray, hop: int, phase: int, inner: np.ndarray, turn: np.ndarray, weights: np.ndarray,
+    power: np.ndarray, low: int, high: int,
+) -> None:  # fmt: skip
+    """Fill band powers of the pixels `low` to `high` for windows that begin every hop from the first sample."""
+    period, bins = turn.shape[0], turn.shape[2]
+    # Real parts and imaginary parts in one row at a fixed distance: the compiler sees that they do not overlap.
+    sums = np.zeros((bins, 2 * _PIXELS), np.float32)
+    local = np.empty(2 * _PIXELS, np.float32)
+    folded = np.empty((_PIECE, _PIXELS), np.float32)
+    bands = np.empty((weights.shape[0], _PIXELS), np.float32)
+    for index in range(power.shape[0]):
+        fresh = index == 0 or hop >= period
+        begin, end = (index * hop, index * hop + period) if fresh else ((index - 1) * hop, index * hop)
+        if fresh:
+            sums[:] = 0.0
+        bands[:] = 0.0
+        for n in range(begin, end, _PIECE):
+            _fold(samples, n, end - n, period, not fresh, folded)
+            place = (phase + n) % period
+            for k in range(bins):
+                _dot(inner, k, 0, folded, local)
+                _dot(inner, k, 8, folded, local)
+                cosine, sine = turn[place, 0, k], turn[place, 1, k]
+                for p in range(_PIXELS):
+                    real = sums[k, p] + (cosine * local[p] - sine * local[_PIXELS + p])
+                    imaginary = sums[k, _PIXELS + p] - (sine * local[p] + cosine * local[_PIXELS + p])
+                    sums[k, p] = real
+                    sums[k, _PIXELS + p] = imaginary
+                    local[p] = real * real + imaginary * imaginary
+                if n + _PIECE >= end:
+                    for band in range(weights.shape[0]):
+                        weight = weights[band, k]
+                        if weight != 0.0:
+                            for p in range(_PIXELS):
+                                bands[band, p] += weight * local[p]
+        for band in range(weights.shape[0]):
+            power[index, band, low:high] = bands[band, : high - low]
 
 
 def band_power(
@@ -198,28 +296,36 @@ def band_power(
     start = np.arange(0, frames - window + 1, hop)
     bins, weights = band_bins(window, cadence_s, bands_millihertz, convention)
     used = np.unique(np.concatenate(bins))
-    coefficients = _coefficients(window - 1, tuple(int(value) for value in used))
-    first = np.array([np.searchsorted(used, chosen[0]) for chosen in bins])
-    last = np.array([np.searchsorted(used, chosen[-1]) + 1 for chosen in bins])
-    table = np.zeros((len(bins), max(chosen.size for chosen in bins)), np.float32)
-    for index, weight in enumerate(weights):
-        table[index, : weight.size] = weight
+    period = window - 1
+    inner, turn = _coefficients(period, tuple(int(value) for value in used))
+    table = np.zeros((len(bins), used.size), np.float32)
+    for row, chosen, weight in zip(table, bins, weights, strict=True):
+        row[np.searchsorted(used, chosen)] = weight
     power = np.empty((start.size, len(bins), rows * columns), np.float32)
-    duty = np.empty((start.size, rows * columns), np.float32)
-    flat = velocity.reshape(frames, rows * columns)
+    duty = np.ones((start.size, rows * columns), np.float32)
+    least = {"mask": minimum_duty_cycle, "zero": 0.0, "strict": 1.0}[gaps]
+    restart = _WINDOWS_PER_RESTART * period // hop if hop < period else 1
+    # Differences of some pixels in the windows of one beginning; the same memory for all.
+    buffer = np.empty((int(start[:restart][-1]) + window, _PIXELS), np.float32)
     for low in range(0, rows * columns, _PIXELS):
         high = min(low + _PIXELS, rows * columns)
-        _tile(
-            np.ascontiguousarray(flat[:, low:high], dtype=np.float32), start, hop, coefficients, first, last, table,
-            power[:, :, low:high], duty[:, low:high],
-        )  # fmt: skip
-    if gaps == "mask":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            power /= duty[:, None]
-        power[np.broadcast_to((duty < minimum_duty_cycle)[:, None], power.shape)] = np.nan
-    elif gaps == "strict":
-        power[np.broadcast_to((duty < 1)[:, None], power.shape)] = np.nan
-    span = (window if convention == "solared" else window - 1) * cadence_s
+        for index in range(0, start.size, restart):
+            run = slice(index, min(index + restart, start.size))
+            begin, end = int(start[run][0]), int(start[run][-1]) + window
+            samples = buffer[: end - begin]
+            complete = _gather(velocity[begin:end], low, high, samples)
+            share = duty[run, low:high]
+            if not complete:
+                _duty(samples[:-1], hop, period, share)
+            _hops(samples, hop, begin % period, inner, turn, table, power[run], low, high)
+            part = power[run, :, low:high]
+            if gaps == "mask" and not complete:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    part /= share[:, None]
+            lacking = share < least
+            if lacking.any():
+                part[np.broadcast_to(lacking[:, None], part.shape)] = np.nan
+    span = (window if convention == "solared" else period) * cadence_s
     return BandPower(
         power.reshape(start.size, len(bins), rows, columns), duty.reshape(start.size, rows, columns), start,
         "(m/s)^2 s per bin, summed over bins" if convention == "solared" else "(m/s)^2",
@@ -227,42 +333,19 @@ def band_power(
     )  # fmt: skip
 
 
-def _tile(
-    velocity: np.ndarray, start: np.ndarray, hop: int, coefficients: np.ndarray, first: np.ndarray, last: np.ndarray,
-    weights: np.ndarray, power: np.ndarray, duty: np.ndarray,
-) -> None:  # fmt: skip
-    """Fill powers and duty cycles of some pixels; `velocity` has shape (time, pixels)."""
-    number = coefficients.shape[0] // 2
-    pixels = velocity.shape[1]
-    difference = np.empty((velocity.shape[0] - 1, pixels), np.float32)
-    valid = np.empty(difference.shape, np.bool_)
-    complete = _differences(velocity, difference, valid)
-    # Column-major, so that BLAS adds to it in place; a row of `sums.T` is one bin over all pixels.
-    sums = np.zeros((pixels, coefficients.shape[1]), np.float32, order="F")
-    bands = np.empty((power.shape[1], pixels), np.float32)
-    count = np.zeros(pixels, np.int64)
-    restart = max(1, _WINDOWS_PER_RESTART * number // hop)
-    entered = np.empty((hop, pixels), np.float32)
-    for index, begin in enumerate(start):
-        if index % restart == 0 or hop >= number:
-            sums = _product(difference[begin : begin + number], begin % number, coefficients, 0.0, sums)
-            count = valid[begin : begin + number].sum(axis=0)
-        else:
-            before = begin - hop
-            np.subtract(difference[before + number : begin + number], difference[before:begin], out=entered)
-            sums = _product(entered, before % number, coefficients, 1.0, sums)
-            if not complete:
-                count = count + valid[before + number : begin + number].sum(axis=0) - valid[before:begin].sum(axis=0)
-        _collect(sums.T, first, last, weights, bands)
-        power[index] = bands
-        duty[index] = count / number
-
-
-def _product(samples: np.ndarray, phase: int, coefficients: np.ndarray, beta: float, sums: np.ndarray) -> np.ndarray:
-    """Return ``beta sums + samples^T coefficients``; `phase` is the place of the first sample in the period."""
-    rows = coefficients[phase : phase + samples.shape[0]]
-    result: np.ndarray = sgemm(1.0, samples.T, rows.T, beta, sums, trans_b=1, overwrite_c=1)
-    return result
+def _gather(velocity: np.ndarray, low: int, high: int, out: np.ndarray) -> bool:
+    """Fill differences in time of the pixels `low` to `high`, counted over (y, x), and zeros; whether all are there."""
+    frames, _, columns = velocity.shape
+    complete = True
+    out[:, high - low :] = 0.0
+    for begin in range(0, frames, _FRAMES):
+        end = min(begin + _FRAMES, frames)
+        for row in range(low // columns, -(-high // columns)):
+            left, right = max(low, row * columns), min(high, (row + 1) * columns)
+            part = velocity[begin:end, row, left - row * columns : right - row * columns]
+            out[begin:end, left - low : right - low] = part
+        complete &= _differences(out, max(begin - 1, 0), end - 1)
+    return complete
 
 
 def reference_band_power(

@@ -71,12 +71,22 @@ class Emergence:
         self.attributes = dict(self._group.attrs)
         self.snapshot = self._session.snapshot_id
 
-    def _name(self, number: int) -> str:
+    def region(self, number: int) -> Region:
+        """Return a region.
+
+        Raises
+        ------
+        UsageError
+            If there is none of that number.
+        """
         if number not in self.regions:
             raise UsageError(
                 f"{self.url} has no region {number}.", f"It has {', '.join(str(n) for n in self.regions)}."
             )
-        return self.regions[number].name
+        return self.regions[number]
+
+    def _name(self, number: int) -> str:
+        return self.region(number).name
 
     def _open(self, number: int, part: str, chunks: Any) -> xr.Dataset:
         path = f"{GROUP}/{self._name(number)}/{part}"
