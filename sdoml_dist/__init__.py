@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sdoml_dist.store.emergence_reader import open_emergence
     from sdoml_dist.store.maps import to_map
     from sdoml_dist.store.reader import accounting, frames, header, open_dataset
     from sdoml_dist.store.splits import block_split, month_split, statistics
@@ -18,6 +19,7 @@ _LAZY = {
     "frames": "sdoml_dist.store.reader",
     "accounting": "sdoml_dist.store.reader",
     "header": "sdoml_dist.store.reader",
+    "open_emergence": "sdoml_dist.store.emergence_reader",
     "to_map": "sdoml_dist.store.maps",
     "block_split": "sdoml_dist.store.splits",
     "month_split": "sdoml_dist.store.splits",
@@ -25,7 +27,7 @@ _LAZY = {
 }
 
 __all__ = [
-    "accounting", "block_split", "frames", "header", "month_split", "open_dataset", "statistics", "to_map",
+    "accounting", "block_split", "frames", "header", "month_split", "open_dataset", "open_emergence", "statistics", "to_map",
 ]  # fmt: skip
 
 

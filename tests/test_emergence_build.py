@@ -236,7 +236,7 @@ def test_another_recipe_or_place_is_refused(built: EmergenceRecipe) -> None:
         ({"layout": {"tile_pixels": 15}}, "does not divide the patch"),
         ({"tiles": 4}, "must be odd"),
         ({"power": {"step": "1min"}}, "whole number of frames"),
-        ({"power": {"window": 20}}, "no frequency"),
+        ({"power": {"window": 8}}, "no frequency"),
         ({"snapshot": "published"}, "frame 120"),
         ({"tolerance": 23}, "tolerance"),
     ],
@@ -293,7 +293,7 @@ def test_the_command_line(built: EmergenceRecipe, tmp_path: Path, capsys: pytest
 
 def test_full_disc_by_patches(ray_cluster: Any, tmp_path: Path) -> None:
     """Patches that cover the disc are regions like others; a full-disc frame is read once for all of them."""
-    pack = {"period": {"start": "2011-02-15T00:00", "end": "2011-02-15T01:00"}, "spacing_deg": 60, "reach_deg": 45,
+    pack = {"period": {"start": "2011-02-15T00:00", "end": "2011-02-15T01:00"}, "spacing_deg": 40, "reach_deg": 45,
             "days": 1 / 24}  # fmt: skip
     data = recipe_data(str(tmp_path / "d"), dense_pack=pack, regions=[])
     del data["source"]["simulation"]["faults"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,6 +118,78 @@ def test_gaps_follow_the_policy() -> None:
     np.testing.assert_array_equal(strict[0], whole.power[0])
     assert np.isnan(strict[1]).all()
     assert np.isnan(band_power(holes, minimum_duty_cycle=0.95).power).all()
+
+
+def test_gaps_are_followed_over_many_beginnings() -> None:
+    """Windows of 15 differences that hop by 5 begin anew every 12 * 15 / 5 = 36 windows; infinities are gaps too."""
+    rng = np.random.default_rng(3)
+    series = rng.normal(0, 50, (16 + 5 * 100, 3, 90)).astype(np.float32)
+    series[rng.random(series.shape) < 0.02] = np.nan
+    series[rng.random(series.shape) < 0.01] = np.inf
+    series[:, 0, :5] = 1.0
+    bands = ((1.0, 5.0), (4.0, 11.0))
+    with np.errstate(invalid="ignore"):
+        differences = np.diff(series, axis=0)
+    good = np.isfinite(differences)
+    differences[~good] = 0
+    windows = [slice(begin, begin + 15) for begin in range(0, 501, 5)]
+    duty = np.array([good[window].mean(axis=0) for window in windows])
+    spectra = np.array([np.abs(np.fft.rfft(differences[window].astype(np.float64), axis=0)) ** 2 for window in windows])
+    bins, weights = band_bins(16, 45.0, bands, "psd")
+    expected = np.stack(
+        [np.einsum("k,wkyx->wyx", weight, spectra[:, chosen]) for chosen, weight in zip(bins, weights, strict=True)], 1
+    )
+    zero = band_power(series, 45.0, 16, 5, bands, "psd", "zero")
+    np.testing.assert_allclose(zero.duty_cycle, duty, rtol=1e-6)
+    np.testing.assert_allclose(zero.power, expected, rtol=1e-5, atol=1e-3)
+    assert (zero.power[:, :, 0, :5] == 0).all()
+    masked = band_power(series, 45.0, 16, 5, bands, "psd", "mask", 0.7)
+    kept = np.broadcast_to((zero.duty_cycle >= 0.7)[:, None], expected.shape)
+    assert 0.5 < kept.mean() < 1
+    np.testing.assert_array_equal(np.isfinite(masked.power), kept)
+    np.testing.assert_allclose(masked.power[kept], (expected / duty[:, None])[kept], rtol=1e-5, atol=1e-3)
+    strict = band_power(series, 45.0, 16, 5, bands, "psd", "strict")
+    np.testing.assert_array_equal(np.isfinite(strict.power), np.broadcast_to((duty == 1)[:, None], expected.shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 257), (3, 100), (300, 1), (2, 256), (2, 300)])
+def test_any_number_of_pixels_is_exact(shape: tuple[int, int]) -> None:
+    """Work goes in tiles of 256 pixels, which the shapes here fill in part, exactly, or more than once."""
+    series = np.random.default_rng(4).normal(0, 100, (90, *shape)).astype(np.float32)
+    whole = band_power(series, 45.0, 40, 9)
+    np.testing.assert_allclose(whole.power, reference_band_power(series, 45.0, 40, 9), rtol=1e-5)
+    series[60, -1, -1] = np.nan
+    power = band_power(series, 45.0, 40, 9, gaps="strict").power
+    assert np.isnan(power[3:, :, -1, -1]).all()  # the windows that begin at 27 or later hold frame 60
+    power[3:, :, -1, -1] = whole.power[3:, :, -1, -1]
+    np.testing.assert_array_equal(power, whole.power)
+
+
+def test_any_type_and_layout_gives_the_same() -> None:
+    series = np.random.default_rng(5).integers(-3000, 3000, (200, 20, 30)).astype(np.float32)
+    expected = band_power(series, 45.0, 64, 16).power
+    for kind in ("f8", ">f4", ">f8", "i2", ">i2", "i4"):
+        np.testing.assert_array_equal(band_power(series.astype(kind), 45.0, 64, 16).power, expected)
+    wide = np.zeros((400, 25, 70), np.float32)
+    wide[::2, 2:22, 5:65:2] = series
+    np.testing.assert_array_equal(band_power(wide[::2, 2:22, 5:65:2], 45.0, 64, 16).power, expected)
+    np.testing.assert_array_equal(band_power(np.asfortranarray(series), 45.0, 64, 16).power, expected)
+    wide.flags.writeable = False
+    np.testing.assert_array_equal(band_power(wide[::2, 2:22, 5:65:2], 45.0, 64, 16).power, expected)
+
+
+def test_memory_does_not_grow_with_the_series() -> None:
+    """Beside the result: 256 pixels x 13 windows of 64 frames of float32 are 0.85 MB; a copy of the longer is 41 MB."""
+    extra = []
+    for frames in (2000, 20000):
+        series = np.broadcast_to(np.arange(frames, dtype=np.float64)[:, None, None] % 7, (frames, 16, 32))
+        band_power(series[:200], 45.0, 64, 8)
+        tracemalloc.start()
+        found = band_power(series, 45.0, 64, 8)
+        extra.append(tracemalloc.get_traced_memory()[1] - found.power.nbytes - found.duty_cycle.nbytes)
+        tracemalloc.stop()
+    assert max(extra) < 2e6
+    assert extra[1] - extra[0] < 1e5
 
 
 def test_what_cannot_be_done_is_refused() -> None:

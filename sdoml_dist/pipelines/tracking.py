@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from sdoml_dist.emergence_plan import EmergencePlan, Quantity, RegionAxes, TrackUnit
+from sdoml_dist.emergence_recipe import CADENCE_S
 from sdoml_dist.pipelines.frames import Frame, frames
 from sdoml_dist.solar.hmi import FullDisc, full_disc
 from sdoml_dist.solar.keywords import number
 from sdoml_dist.solar.products import Bundle
 from sdoml_dist.solar.settings import CalibrationSettings
+from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.tiles import tile_means
 from sdoml_dist.solar.tracking import Patch, View, tracked
 from sdoml_dist.solar.velocity import background_velocity, fit_background, spacecraft_velocity
@@ -24,6 +27,8 @@ from sdoml_dist.store.emergence import KEYWORDS
 
 _MOST_DETAILS = 5
 _SECOND = np.timedelta64(1_000_000_000, "ns")
+_FARTHEST = np.timedelta64(CADENCE_S * 1_000_000_000 // 2, "ns")
+"""Largest distance of T_OBS from its place in the series: half the cadence, beyond which it belongs to another one."""
 
 
 @dataclass
@@ -42,6 +47,8 @@ class TrackedBlock:
         By number of the region, shape (frames, tiles).
     records : list of str
         JSON per frame.
+    read_s : float
+        Seconds that were spent waiting for files and decoding them.
     """
 
     status: np.ndarray
@@ -51,6 +58,7 @@ class TrackedBlock:
     records: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)
     read_bytes: int = 0
+    read_s: float = 0.0
 
 
 class Tracker:
@@ -92,33 +100,46 @@ class Tracker:
             {axes.region.number: np.full((times.size, len(KEYWORDS)), np.nan) for axes in regions},
             {axes.region.number: np.full((times.size, tiles), np.nan) for axes in regions},
         )
+        waiting = time.perf_counter()
         for row, frame in enumerate(frames(self.source, bundle.name, times, recipe.tolerance)):
+            block.read_s += time.perf_counter() - waiting
             frame.use(partial(self._cut, bundle, unit.quantity, times[row], regions, row, block))
             block.status[row] = int(frame.status)
             block.read_bytes += frame.read_bytes
             block.records.append(_text(frame))
             if frame.status.outcome != "ok":
+                # It may have been cut out for some regions before something was found wrong with it.
                 for axes in regions:
-                    block.maps[axes.region.number][row] = np.nan
+                    for made in (block.maps, block.keywords, block.tiles):
+                        made[axes.region.number][row] = np.nan
             if frame.status.outcome == "failed" and len(block.details) < _MOST_DETAILS:
                 block.details.append(f"{bundle.name} {times[row]}: {frame.status.label}: {frame.detail}")
+            waiting = time.perf_counter()
         return block
 
     def _cut(
-        self, bundle: Bundle, quantity: Quantity, time: np.datetime64, regions: list[RegionAxes], row: int,
+        self, bundle: Bundle, quantity: Quantity, moment: np.datetime64, regions: list[RegionAxes], row: int,
         block: TrackedBlock, frame: Frame,
     ) -> np.datetime64:  # fmt: skip
         """Read a frame and fill its row for every region."""
         ((_, content),) = frame.files.items()
+        began = time.perf_counter()
         raw, header = read_fits(content)
+        block.read_s += time.perf_counter() - began
         disc = full_disc(raw, header, bundle, self._settings)
+        if abs(disc.time - moment) > _FARTHEST:
+            raise FrameError(
+                FrameStatus.FAILED_TIME, f"the header says {disc.time}, which is no time of the frame at {moment}"
+            )
+        if not np.isfinite(disc.image).any():
+            raise FrameError(FrameStatus.FAILED_NO_DATA, "no pixel is valid")
         view = View.of(disc.pointing, disc.l0_deg, disc.b0_deg, disc.dsun_obs_m)
         image = self._without_background(disc, view) if quantity == "V" else disc.image
         for axes in regions:
             region_number, patch = axes.region.number, self.plan.patch(axes.region)
             found = tracked(image, view, patch, disc.time, self.plan.recipe.tracking.minimum_mu)
             block.maps[region_number][row] = found
-            values = _keywords(disc, header, view, patch, time, found)
+            values = _keywords(disc, header, view, patch, moment, found)
             block.keywords[region_number][row] = [values[name] for name in KEYWORDS]
             if quantity != "V":
                 shown = np.abs(found) if quantity == "M" else found
@@ -136,7 +157,7 @@ class Tracker:
 
 
 def _keywords(
-    disc: FullDisc, header: dict[str, Any], view: View, patch: Patch, time: np.datetime64, found: np.ndarray
+    disc: FullDisc, header: dict[str, Any], view: View, patch: Patch, moment: np.datetime64, found: np.ndarray
 ) -> dict[str, float]:
     """Return the columns kept of a frame."""
     longitude = patch.centre_longitude(disc.time)
@@ -147,7 +168,7 @@ def _keywords(
         if (value := number(header.get(name))) is not None
     }
     return dict.fromkeys(KEYWORDS, np.nan) | values | {
-        "T_OBS": float((disc.time - time) / _SECOND), "LONGITUDE": longitude, "MU": float(mu),
+        "T_OBS": float((disc.time - moment) / _SECOND), "LONGITUDE": longitude, "MU": float(mu),
         "VALID": float(np.isfinite(found).mean()),
     }  # fmt: skip
 

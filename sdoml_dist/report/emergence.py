@@ -15,12 +15,8 @@ import numpy as np
 
 from sdoml_dist.report.charts import stacked_bar
 from sdoml_dist.report.digest import OUTCOMES
-from sdoml_dist.report.emergence_charts import (
-    power_figure,
-    power_sequence_figure,
-    tiles_shown,
-    timeline_figure,
-)
+from sdoml_dist.report.emergence_charts import tiles_shown, timeline_figure
+from sdoml_dist.report.emergence_maps import power_figure, power_sequence_figure
 from sdoml_dist.report.parts import facts, moment, note, percent, table
 from sdoml_dist.solar.emergence import Timeline, windows
 from sdoml_dist.solar.emergence_flag import emergence_times, typical_step
@@ -35,7 +31,7 @@ _STYLE = """
 .facts dt { flex-basis: 116px; }
 .picture { margin: 12px 0 0; }
 .picture img { display: block; width: 100%; min-width: 760px; height: auto; border-radius: 6px; }
-.picture.narrow img { max-width: 816px; min-width: 600px; }
+.picture.narrow img { max-width: 732px; min-width: 600px; }
 .cell { white-space: nowrap; } .cell small { color: var(--soft); font-size: 12px; }
 .cell small .failed { color: var(--failed-ink); font-weight: 600; }
 """

@@ -10,7 +10,8 @@ import numpy as np
 from sdoml_dist import __version__
 from sdoml_dist.atomic import write_atomic
 from sdoml_dist.report.emergence import MapSet, RegionView, write_report
-from sdoml_dist.report.emergence_charts import power_figure, timeline_figure
+from sdoml_dist.report.emergence_charts import timeline_figure
+from sdoml_dist.report.emergence_maps import power_figure
 from sdoml_dist.store.emergence_reader import Emergence
 
 # Moments of a region that the report draws maps of.

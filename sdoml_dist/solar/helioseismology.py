@@ -2,9 +2,9 @@
 
 The published route takes a Fourier transform per pixel and window. Here the sums of a window follow from those of the one
 before: with one global phase for all windows, the coefficients of the transform of N differences repeat with period N,
-so that what a hop adds is the product of a slice of one tiled matrix with the differences that entered minus those that
-left. Only the frequencies of the bands are computed. It is exact; the sums are begun anew every so many hops, so
-that rounding does not pile up.
+so that what a hop adds is the transform of the differences that entered minus those that left, which is taken in pieces
+of 16 samples about their middles. Only the frequencies of the bands are computed. It is exact; the sums are begun anew
+every so many hops, so that rounding does not pile up. The work is done on tiles of pixels whose sums stay in the cache.
 """
 
 from __future__ import annotations
@@ -210,7 +210,10 @@ def _hops(
     samples: np.ndarray, hop: int, phase: int, inner: np.ndarray, turn: np.ndarray, weights: np.ndarray,
     power: np.ndarray, low: int, high: int,
 ) -> None:  # fmt: skip
-    """Fill band powers of the pixels `low` to `high` for windows that begin every hop from the first sample."""
+    """Fill band powers of the pixels `low` to `high` for windows that begin every hop from the first sample.
+
+    `samples` are differences, all finite, `phase` is the place of the first in the period; weights are per band and bin.
+    """
     period, bins = turn.shape[0], turn.shape[2]
     # Real parts and imaginary parts in one row at a fixed distance: the compiler sees that they do not overlap.
     sums = np.zeros((bins, 2 * _PIXELS), np.float32)
@@ -231,17 +234,17 @@ def _hops(
                 _dot(inner, k, 8, folded, local)
                 cosine, sine = turn[place, 0, k], turn[place, 1, k]
                 for p in range(_PIXELS):
-                    real = sums[k, p] + (cosine * local[p] - sine * local[_PIXELS + p])
-                    imaginary = sums[k, _PIXELS + p] - (sine * local[p] + cosine * local[_PIXELS + p])
-                    sums[k, p] = real
-                    sums[k, _PIXELS + p] = imaginary
-                    local[p] = real * real + imaginary * imaginary
-                if n + _PIECE >= end:
-                    for band in range(weights.shape[0]):
-                        weight = weights[band, k]
-                        if weight != 0.0:
-                            for p in range(_PIXELS):
-                                bands[band, p] += weight * local[p]
+                    even, odd = local[p], local[_PIXELS + p]
+                    sums[k, p] += cosine * even - sine * odd
+                    sums[k, _PIXELS + p] -= sine * even + cosine * odd
+                if n + _PIECE < end:
+                    continue
+                for band in range(weights.shape[0]):
+                    weight = weights[band, k]
+                    if weight != 0.0:
+                        for p in range(_PIXELS):
+                            real, imaginary = sums[k, p], sums[k, _PIXELS + p]
+                            bands[band, p] += weight * (real * real + imaginary * imaginary)
         for band in range(weights.shape[0]):
             power[index, band, low:high] = bands[band, : high - low]
 
@@ -253,18 +256,20 @@ def band_power(
 ) -> BandPower:  # fmt: skip
     """Return the acoustic power of a series in bands, for windows that hop along it.
 
-    The series is differenced in time first, which removes rotation and slow trends (Kasapis et al. 2024).
+    The series is differenced in time first, which removes rotation and slow trends (Kasapis et al. 2024). Beside the series
+    and the result it takes memory for 256 pixels and at most 13 windows' length of frames, float32 (9 MB for 640 frames),
+    and tables of the same order, however long the series is.
 
     Parameters
     ----------
     velocity : numpy.ndarray
-        Shape (time, y, x), m/s, any float type; NaN for missing samples.
+        Shape (time, y, x), m/s, any real type and memory layout; NaN for missing samples.
     cadence_s : float
         Seconds between frames.
     window : int
         Frames of a window; 640 of 45 s are 8 hours.
     hop : int
-        Frames from one window to the next: 80 is an hour, 16 are 12 minutes.
+        Frames from one window to the next: 80 is an hour, 16 are 12 minutes. Work goes in steps of 16 frames.
     bands_millihertz : tuple of (float, float)
         Edges of the bands, mHz.
     convention : {"solared", "psd"}

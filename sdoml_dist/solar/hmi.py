@@ -30,7 +30,6 @@ hmi.B_720s; Hoeksema et al. 2014, section 5). In strong field all three agree.""
 
 # JSOC's value for "no inversion": field strengths below it are not measurements (SDOML's reader uses the same limit).
 _BAD_FIELD = -1e7
-_UNITS = {"cm/s": 0.01, "m/s": 1.0}
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -282,7 +281,5 @@ def _planes(
     blank = header.get("BLANK")
     if isinstance(blank, int) and segments[bundle.segments[0]].dtype.kind in "iu":
         plane[segments[bundle.segments[0]] == blank] = np.nan
-    unit = header.get("BUNIT")
-    if isinstance(unit, str) and unit.strip() in _UNITS:
-        plane *= np.float32(_UNITS[unit.strip()])
+    # Velocities are m/s whatever BUNIT says: SHARPs say cm/s, and yet their mean is that of OBS_VR, in m/s.
     return [plane]

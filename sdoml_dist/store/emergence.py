@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -46,7 +46,7 @@ patch's centre in degrees; the cosine of the angle between line of sight and ver
 _UNITS = {"V": "m/s", "M": "G", "Ic": "DN/s"}
 _MEANING = {"V": "line-of-sight velocity, positive away from SDO", "M": "line-of-sight magnetic field, positive towards SDO",
             "Ic": "continuum intensity at 6173 Angstrom"}  # fmt: skip
-_DONE = int(FrameStatus.OK)
+_DONE, _PENDING = int(FrameStatus.OK), int(FrameStatus.PENDING)
 
 AnyUnit = TrackUnit | PowerUnit | TimelineUnit
 Task = tuple[AnyUnit, np.ndarray | None]
@@ -188,15 +188,18 @@ class EmergenceStore:
             }
             for unit in plan.track_units():
                 size = plan.block_size(unit.quantity)
-                todo = {}
+                # Regions with the same frames to do are one task: no region's finished frames are made again because
+                # another one lacks them.
+                todo: dict[bytes, tuple[np.ndarray, list[int]]] = {}
                 for number in unit.regions:
                     low = unit.block * size - plan.axes[number].axis(unit.quantity).first
                     wanted = has_outcome(codes[number, unit.quantity][low : low + size], "pending", *retry)
                     if wanted.any():
-                        todo[number] = wanted
-                if todo:
-                    mask = np.logical_or.reduce(list(todo.values()))
-                    tasks.append((TrackUnit(unit.quantity, unit.block, tuple(todo)), None if mask.all() else mask))
+                        todo.setdefault(wanted.tobytes(), (wanted, []))[1].append(number)
+                tasks += [
+                    (TrackUnit(unit.quantity, unit.block, tuple(numbers)), None if mask.all() else mask)
+                    for mask, numbers in todo.values()
+                ]
         elif stage == "power":
             done = {n: np.asarray(self._status(f"{axes.region.name}/power")[:]) for n, axes in plan.axes.items()}
             tasks += [
@@ -239,36 +242,52 @@ class EmergenceStore:
 
     def _write_status(self, receipts: list[StageReceipt]) -> None:
         """Write what is done, and what has to be done again because what it was made of has changed."""
-        changes: dict[str, list[tuple[Any, Any]]] = {}
+        before: dict[str, np.ndarray] = {}
+        after: dict[str, np.ndarray] = {}
+
+        def codes(path: str) -> np.ndarray:
+            if path not in after:
+                before[path] = np.asarray(self._status(path)[:])
+                after[path] = before[path].copy()
+            return after[path]
+
         for receipt in receipts:
             unit = receipt.unit
             if isinstance(unit, TrackUnit):
                 for number in unit.regions:
-                    axes = self.plan.axes[number]
-                    place = unit.block * self.plan.block_size(unit.quantity) - axes.axis(unit.quantity).first
-                    name = axes.region.name
-                    changes.setdefault(f"{name}/{unit.quantity}", []).append((place + receipt.frames, receipt.status))
-                    if unit.quantity == "V":
-                        touched = Axis(place, self.plan.block_size("V"))
-                        segments = [s for s in range(self.plan.segments(axes)) if self._touches(axes, s, touched)]
-                        changes.setdefault(f"{name}/power", []).append((segments, 0))
-                    changes.setdefault(f"{name}/timelines", []).append((0, 0))
-            else:
-                axes = self.plan.axes[unit.region]
-                if isinstance(unit, PowerUnit):
-                    place_of_tile = (unit.segment, unit.row, unit.column)
-                    changes.setdefault(f"{axes.region.name}/power", []).append((place_of_tile, _DONE))
-                    changes.setdefault(f"{axes.region.name}/timelines", []).append((0, 0))
-                else:
-                    changes.setdefault(f"{axes.region.name}/timelines", []).append((0, _DONE))
-        for path, parts in changes.items():
-            array = self._status(path)
-            before = np.asarray(array[:])
-            after = before.copy()
-            for index, value in parts:
-                after[index] = value
-            if not np.array_equal(before, after):
-                array[:] = after
+                    self._write_tracked(receipt, unit, self.plan.axes[number], codes)
+                continue
+            name = self.plan.axes[unit.region].region.name
+            if isinstance(unit, PowerUnit):
+                codes(f"{name}/power")[unit.segment, unit.row, unit.column] = _DONE
+            codes(f"{name}/timelines")[0] = _DONE if isinstance(unit, TimelineUnit) else _PENDING
+        for path, values in after.items():
+            if not np.array_equal(before[path], values):
+                self._status(path)[:] = values
+
+    def _write_tracked(
+        self, receipt: StageReceipt, unit: TrackUnit, axes: RegionAxes, codes: Callable[[str], np.ndarray]
+    ) -> None:
+        """Write the outcome of frames; what was made of those whose maps have changed has to be made again."""
+        place = unit.block * self.plan.block_size(unit.quantity) - axes.axis(unit.quantity).first
+        frames, name = place + receipt.frames, axes.region.name
+        outcome = codes(f"{name}/{unit.quantity}")
+        # A frame that was no data and still is none has changed nothing.
+        changed = frames[has_outcome(outcome[frames], "ok") | has_outcome(receipt.status, "ok")]
+        outcome[frames] = receipt.status
+        if changed.size == 0:
+            return
+        touched = Axis(int(changed[0]), int(changed[-1] - changed[0]) + 1)
+        if unit.quantity == "V":
+            segments = [s for s in range(self.plan.segments(axes)) if self._touches(axes, s, touched)]
+            codes(f"{name}/power")[segments] = _PENDING
+            shown = bool(segments)
+        else:
+            # Blocks of snapshots reach beyond the region's windows.
+            first = axes.windows.first - axes.snapshots.first
+            shown = touched.first < first + axes.windows.count and first < touched.stop
+        if shown:
+            codes(f"{name}/timelines")[0] = _PENDING
 
     def _touches(self, axes: RegionAxes, segment: int, frames: Axis) -> bool:
         needed = self.plan.segment_frames(axes, segment)

@@ -46,11 +46,6 @@ class Emergence:
     ------
     StoreError
         If there is no such dataset or version, or it holds no regions.
-
-    Examples
-    --------
-    >>> dataset = sdoml_dist.open_emergence("solared")  # doctest: +SKIP
-    >>> dataset.maps(11158).power.sel(time="2011-02-13T12", method="nearest").plot(col="band")  # doctest: +SKIP
     """
 
     def __init__(self, url: str | Store, version: str | None = None, **options: Any) -> None:
@@ -162,3 +157,23 @@ class Emergence:
     def records(self, number: int, quantity: Quantity) -> np.ndarray:
         """Return the JSON record of every tracked frame of a quantity: where it came from, and what was wrong."""
         return self._array(number, f"{quantity}/record")
+
+
+def open_emergence(url: str | Store, version: str | None = None, **options: Any) -> Emergence:
+    """Open an emergence dataset.
+
+    Parameters
+    ----------
+    url : str
+        The dataset.
+    version : str, optional
+        Tag or snapshot id; by default the newest commit.
+    **options
+        Options of the store, as in :func:`sdoml_dist.open_dataset`.
+
+    Examples
+    --------
+    >>> dataset = sdoml_dist.open_emergence("emergence-demo")  # doctest: +SKIP
+    >>> dataset.maps(384).power.isel(time=0).plot(col="band")  # doctest: +SKIP
+    """
+    return Emergence(url, version, **options)
