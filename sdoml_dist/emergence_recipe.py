@@ -14,7 +14,6 @@ from sdoml_dist.solar.helioseismology import BANDS_MILLIHERTZ, band_bins
 from sdoml_dist.solar.products import PRODUCTS, Product
 from sdoml_dist.solar.region_selection import dense_pack
 from sdoml_dist.solar.regions import Region
-from sdoml_dist.solar.tiles import GRID
 
 CADENCE_S = 45
 """Spacing of HMI's 45-second series, on a grid in TAI."""
@@ -167,8 +166,6 @@ class EmergenceRecipe(Section):
     snapshot: Literal["middle", "published"] = "middle"
     """Which frame of a window flux and continuum are taken from: the middle one, or frame 120, which the published
     processing takes (half the number of files of its ten days, not half a window)."""
-    tiles: int = Field(GRID, ge=3, le=99)
-    """Tiles per axis of the timelines; odd, for the baseline needs a middle row."""
     layout: Layout = Layout.model_validate({})
     store: Store
     """Where the dataset is."""
@@ -193,10 +190,6 @@ class EmergenceRecipe(Section):
             raise ValueError(
                 f"layout.tile_pixels ({self.layout.tile_pixels}) does not divide the patch of {self.tracking.pixels} pixels"
             )
-        if self.tiles % 2 == 0:
-            raise ValueError(f"tiles is {self.tiles}; it must be odd, for the baseline needs a middle row")
-        if self.tiles > self.tracking.pixels:
-            raise ValueError(f"{self.tiles} tiles do not fit into {self.tracking.pixels} pixels")
         if not 0 <= self.tolerance <= CADENCE_S / 2:
             raise ValueError(f"the tolerance ({self.tolerance} s) must lie between 0 and half of {CADENCE_S} s")
         if self.snapshot == "published" and self.power.window <= 120:

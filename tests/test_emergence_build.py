@@ -54,7 +54,7 @@ def recipe_data(store: str, **changes: Any) -> dict[str, Any]:
         "tracking": {"pixels": 32, "scale_deg": 1.0},
         "power": {"window": 64, "step": "12min"},
         "layout": {"block_frames": 16, "block_windows": 4, "tile_pixels": 16, "segment_windows": 4},
-        "tiles": 3, "store": {"url": store},
+        "store": {"url": store},
     } | changes  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def test_maps_are_the_frames_cut_out_and_faults_are_accounted_for(built: Emergen
         good = int(np.flatnonzero(field["status"].values == 1)[0])
         np.testing.assert_array_equal(field["M"][good], by_hand(built, number, "M", field["time"].values[good]))
         assert float(field["VALID"][good]) == 1.0
-        np.testing.assert_allclose(field["tiles"][good], tile_means(np.abs(field["M"][good].values), 3), rtol=1e-12)
+        np.testing.assert_allclose(field["tiles"][good], tile_means(np.abs(field["M"][good].values)), rtol=1e-12)
 
 
 def test_power_is_that_of_the_tracked_series(built: EmergenceRecipe) -> None:
@@ -180,9 +180,9 @@ def test_power_is_that_of_the_tracked_series(built: EmergenceRecipe) -> None:
         # Two of 144 frames are missing: each takes two differences from the windows that hold it.
         assert maps["duty_cycle"].values.min() == pytest.approx(1 - 4 / 63)
         timeline = dataset.timeline(number)
-        np.testing.assert_allclose(timeline.power, tile_means(maps["power"].values, 3).transpose(1, 2, 0), rtol=1e-12)
-        np.testing.assert_allclose(timeline.flux, tile_means(np.abs(maps["magnetogram"].values), 3).T, rtol=1e-12)
-        np.testing.assert_allclose(timeline.intensity, tile_means(maps["continuum"].values, 3).T, rtol=1e-12)
+        np.testing.assert_allclose(timeline.power, tile_means(maps["power"].values).transpose(1, 2, 0), rtol=1e-12)
+        np.testing.assert_allclose(timeline.flux, tile_means(np.abs(maps["magnetogram"].values)).T, rtol=1e-12)
+        np.testing.assert_allclose(timeline.intensity, tile_means(maps["continuum"].values).T, rtol=1e-12)
         np.testing.assert_array_equal(timeline.times, maps["time"].values)
 
 
@@ -234,7 +234,6 @@ def test_another_recipe_or_place_is_refused(built: EmergenceRecipe) -> None:
         ({"regions": [REGIONS[0], REGIONS[0]]}, "listed twice"),
         ({"layout": {"block_frames": 10}}, "divide the hop"),
         ({"layout": {"tile_pixels": 15}}, "does not divide the patch"),
-        ({"tiles": 4}, "must be odd"),
         ({"power": {"step": "1min"}}, "whole number of frames"),
         ({"power": {"window": 8}}, "no frequency"),
         ({"snapshot": "published"}, "frame 120"),

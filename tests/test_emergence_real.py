@@ -52,7 +52,7 @@ def test_a_real_frame_is_cut_out_where_it_belongs(real_data: Path, tmp_path: Pat
             "regions": [{"number": 1, "latitude_deg": -10, "longitude_deg": 140, "reference": "2014-03-01T00:00",
                          "start": "2014-03-01T00:00", "end": "2014-03-01T01:00"}],
             "source": {"kind": "files", "url": str(tmp_path / "hmi"), "index": "name", "pixels": 100},
-            "tracking": {"pixels": 32, "scale_deg": 1.0}, "tiles": 3,
+            "tracking": {"pixels": 32, "scale_deg": 1.0},
             "power": {"window": 64, "step": "12min"}, "layout": {"block_frames": 16, "tile_pixels": 16},
         }
     )  # fmt: skip

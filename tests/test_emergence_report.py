@@ -62,7 +62,7 @@ def test_a_fall_must_last() -> None:
 def test_gaps_end_runs_and_nothing_is_carried_over_them() -> None:
     values = ramp(0.06)
     values[51] = np.nan
-    # Steps up to 50 hold no fall but 1, ..., 1: the ramp goes on behind the gap, flat for the mean at its first steps.
+    # The values before the gap do not fall; those behind it do from their first step on.
     assert np.isnan(emergence_slope(values)[51])
     assert emergence_step(values) == 52
     # A jump across a gap is no fall.
@@ -238,12 +238,6 @@ def test_a_view_with_nothing_in_it() -> None:
     assert bare.complete_windows() == (0, 6)
 
 
-def columns_of(picture: np.ndarray, colour: str) -> np.ndarray:
-    """Return the columns with a colour in most of their lower half."""
-    wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-    return np.flatnonzero((np.abs(picture - wanted).max(axis=2) < 60).mean(axis=0) > 0.5)
-
-
 def test_the_flagged_moment_is_marked_where_it_is(view: RegionView, tmp_path: Path) -> None:
     # One tile, which fills the height: the marks lie, in each of three panels, at step 49 of the 80, the first record at 52.
     found = emergence_times(view.timeline)
@@ -269,8 +263,8 @@ def test_gaps_are_not_drawn_over(view: RegionView, tmp_path: Path) -> None:
     left, width = 104 * (0.72 + 3.17), 104 * 2.75 / (79 * (1 + 1 / 200))
     low, high = int(0.6 * len(picture)), int(0.81 * len(picture))
     ink = (picture[low:high].max(axis=2) < 110).any(axis=0)
-    at = lambda step: ink[int(left + width * step)]  # noqa: E731
-    assert [bool(at(step)) for step in (5, 11.5, 14.5, 17.5, 25)] == [True, False, True, False, True]
+    found = [bool(ink[int(left + width * step)]) for step in (5, 11.5, 14.5, 17.5, 25)]
+    assert found == [True, False, True, False, True]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from sdoml_dist.emergence_recipe import CADENCE_S
 from sdoml_dist.pipelines.tracking import TrackedBlock, Tracker
 from sdoml_dist.solar.helioseismology import band_power
 from sdoml_dist.solar.status import FrameStatus
-from sdoml_dist.solar.tiles import tile_means
+from sdoml_dist.solar.tiles import GRID, tile_means
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.emergence import AnyUnit, RegionWriter, StageReceipt
 
@@ -106,11 +106,11 @@ class EmergenceWorker:
         name, count = axes.region.name, axes.windows.count
         maps = writer.array(name, "power", "power")
         began = time.perf_counter()
-        means = np.empty((len(recipe.power.bands_millihertz), recipe.tiles**2, count))
+        means = np.empty((len(recipe.power.bands_millihertz), GRID**2, count))
         for low in range(0, count, _WINDOWS_AT_ONCE):
             part = np.asarray(maps[low : low + _WINDOWS_AT_ONCE])
             receipt.read_bytes += part.nbytes
-            means[:, :, low : low + _WINDOWS_AT_ONCE] = tile_means(part, recipe.tiles).transpose(1, 2, 0)
+            means[:, :, low : low + _WINDOWS_AT_ONCE] = tile_means(part).transpose(1, 2, 0)
         writer.array(name, "timelines", "power")[:] = means
         first = axes.windows.first - axes.snapshots.first
         for quantity, target in (("M", "flux"), ("Ic", "intensity")):

@@ -18,7 +18,7 @@ from sdoml_dist.solar.keywords import number
 from sdoml_dist.solar.products import Bundle
 from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.status import FrameError, FrameStatus
-from sdoml_dist.solar.tiles import tile_means
+from sdoml_dist.solar.tiles import GRID, tile_means
 from sdoml_dist.solar.tracking import Patch, View, tracked
 from sdoml_dist.solar.velocity import background_velocity, fit_background, spacecraft_velocity
 from sdoml_dist.sources.base import Source
@@ -93,12 +93,12 @@ class Tracker:
         if mask is not None:
             times = times[mask]
         regions = [self.plan.axes[region_number] for region_number in unit.regions]
-        pixels, tiles = recipe.tracking.pixels, recipe.tiles**2
+        pixels = recipe.tracking.pixels
         block = TrackedBlock(
             np.zeros(times.size, np.uint8),
             {axes.region.number: np.full((times.size, pixels, pixels), np.nan, np.float32) for axes in regions},
             {axes.region.number: np.full((times.size, len(KEYWORDS)), np.nan) for axes in regions},
-            {axes.region.number: np.full((times.size, tiles), np.nan) for axes in regions},
+            {axes.region.number: np.full((times.size, GRID**2), np.nan) for axes in regions},
         )
         waiting = time.perf_counter()
         for row, frame in enumerate(frames(self.source, bundle.name, times, recipe.tolerance)):
@@ -143,7 +143,7 @@ class Tracker:
             block.keywords[region_number][row] = [values[name] for name in KEYWORDS]
             if quantity != "V":
                 shown = np.abs(found) if quantity == "M" else found
-                block.tiles[region_number][row] = tile_means(shown, self.plan.recipe.tiles)
+                block.tiles[region_number][row] = tile_means(shown)
         return disc.time
 
     def _without_background(self, disc: FullDisc, view: View) -> np.ndarray:

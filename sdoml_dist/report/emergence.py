@@ -32,7 +32,7 @@ _STYLE = """
 .picture { margin: 12px 0 0; }
 .picture img { display: block; width: 100%; min-width: 760px; height: auto; border-radius: 6px; }
 .picture.narrow img { max-width: 732px; min-width: 600px; }
-.cell { white-space: nowrap; } .cell small { color: var(--soft); font-size: 12px; }
+.regions td { white-space: nowrap; } .regions a { color: inherit; } .cell small { color: var(--soft); font-size: 12px; }
 .cell small .failed { color: var(--failed-ink); font-weight: 600; }
 """
 
@@ -229,7 +229,7 @@ def _overview(views: Sequence[RegionView]) -> str:
         "Place: heliographic latitude and Carrington longitude of the centre. Frames: the share that is there, and below it "
         "what is not. A window is complete where no power, flux or intensity of the inner 63 tiles is missing."
     )
-    return note(text) + table(head, body, "Regions", "words")
+    return note(text) + table(head, body, "Regions", "words regions")
 
 
 def _frames(counts: dict[str, int]) -> str:
@@ -327,7 +327,7 @@ def _timelines(view: RegionView, tiles: Sequence[int], flagged: np.ndarray) -> s
     )
     text = (
         "The seven tiles whose flux changes most, without the baseline between the first and the last row of tiles. Tiles "
-        "are counted from 1, row by row from the south-east, as published. A tile is flagged where its intensity, smoothed, "
+        "are counted from 1, row by row from the south-east. A tile is flagged where its intensity, smoothed, "
         "falls by at least 0.01 per hour for four hours (Kasapis et al. 2025). Gaps are left open."
     )
     light, dark = (timeline_figure(view, tiles, dark=one) for one in (False, True))

@@ -34,6 +34,7 @@ from sdoml_dist.emergence_recipe import EmergenceRecipe, RegionEntry
 from sdoml_dist.errors import StoreError
 from sdoml_dist.recipe_base import difference
 from sdoml_dist.solar.status import FrameStatus, has_outcome
+from sdoml_dist.solar.tiles import GRID
 from sdoml_dist.store.receipt import count_outcomes
 from sdoml_dist.store.repository import Ledger
 
@@ -341,8 +342,8 @@ def create_region(group: zarr.Group, plan: EmergencePlan, axes: RegionAxes) -> N
         if quantity != "V":
             part.create_array(
                 "tiles",
-                shape=(count, recipe.tiles**2),
-                chunks=(size, recipe.tiles**2),
+                shape=(count, GRID**2),
+                chunks=(size, GRID**2),
                 dtype="f8",
                 fill_value=np.nan,
                 compressors=zstd,
@@ -379,7 +380,7 @@ def _create_power(part: zarr.Group, plan: EmergencePlan, axes: RegionAxes, zstd:
 
 def _create_timelines(part: zarr.Group, plan: EmergencePlan, axes: RegionAxes) -> None:
     recipe = plan.recipe
-    count, tiles, bands = axes.windows.count, recipe.tiles**2, recipe.power.bands_millihertz
+    count, tiles, bands = axes.windows.count, GRID**2, recipe.power.bands_millihertz
     _times(part, plan.window_times(axes))
     _bands(part, bands)
     for name, shape, names, unit in (
