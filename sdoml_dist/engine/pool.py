@@ -207,9 +207,19 @@ def _answers(pool: ray.data.Dataset) -> Iterator[_Answer]:
     reader, and leaving the loop stops the pool.
     """
     # As Dataset.iter_internal_ref_bundles, which does not give the executor away (Ray is pinned to one version).
-    bundles, _, executor = pool._execute_to_iterator()
+    try:
+        bundles, _, executor = pool._execute_to_iterator()
+    except ray.exceptions.RayError as error:
+        raise EnvironmentFault(
+            f"The workers could not start: {str(error).strip().splitlines()[-1]}",
+            "Nothing is lost.",
+            "Every node needs the same sdoml_dist and what it imports; 'ray logs' has the whole story.",
+        ) from error
     try:
         for bundle in bundles:
+            # Ray keeps statistics of every block for a summary at the end that nobody reads: a kilobyte per task.
+            for operator in executor._topology if executor is not None else ():
+                getattr(operator, "_output_blocks_stats", []).clear()
             for entry in bundle.blocks:
                 block = ray.data.block.BlockAccessor.for_block(ray.get(entry.ref)).to_arrow()
                 for value in block["answer"].to_pylist():

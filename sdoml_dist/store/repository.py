@@ -16,6 +16,15 @@ from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.storage import environment_fault, icechunk_storage, local_path
 
 BRANCH = "main"
+# Icechunk keeps what it has decoded, by default half a million nodes of snapshots and millions of references. A driver
+# writes new ones with every commit and hardly reads an old one again; kept, they were most of what a long run grew by.
+_DRIVER_CACHES = icechunk.CachingConfig(
+    num_snapshot_nodes=10_000,
+    num_chunk_refs=200_000,
+    num_transaction_changes=0,
+    num_bytes_attributes=0,
+    num_bytes_chunks=0,
+)
 
 
 def exists(store: Store) -> bool:
@@ -138,14 +147,15 @@ class Ledger:
     def __init__(self, store: Store, branch: str = BRANCH) -> None:
         self.store, self.branch = store, branch
         self.commits = 0
+        settings = icechunk.RepositoryConfig(caching=_DRIVER_CACHES)
         try:
             if exists(store):
-                self.repository = icechunk.Repository.open(icechunk_storage(store))
+                self.repository = icechunk.Repository.open(icechunk_storage(store), config=settings)
             else:
                 local = local_path(store.url)
                 if local is not None:
                     (local / "icechunk").mkdir(parents=True, exist_ok=True)
-                self.repository = icechunk.Repository.create(icechunk_storage(store))
+                self.repository = icechunk.Repository.create(icechunk_storage(store), config=settings)
             self._session = self.repository.writable_session(branch)
         except (icechunk.IcechunkError, OSError) as error:
             raise environment_fault(error, store, "Opening the dataset for writing") from error
