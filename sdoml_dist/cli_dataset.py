@@ -207,7 +207,7 @@ def run_report(options: argparse.Namespace) -> int:
     """Run ``report`` and return its exit code."""
     from sdoml_dist.report.emergence_view import write_emergence_report
     from sdoml_dist.report.page import write_report
-    from sdoml_dist.store.emergence import GROUP
+    from sdoml_dist.store.emergence_template import GROUP
     from sdoml_dist.store.reader import as_store
     from sdoml_dist.store.repository import read_root
 

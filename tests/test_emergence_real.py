@@ -22,7 +22,7 @@ from sdoml_dist.solar.tiles import tile_means
 from sdoml_dist.solar.tracking import View
 from sdoml_dist.sources.fits import read_fits
 from sdoml_dist.sources.make import make_source
-from sdoml_dist.store.emergence import KEYWORDS
+from sdoml_dist.store.emergence_template import KEYWORDS
 
 pytestmark = pytest.mark.real
 _SHARP = "hmi/hmi.sharp_cea_720s.377.20110215_020000_TAI.{}.fits"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdoml_dist.emergence_plan import STAGES, EmergencePlan, Stage
+from sdoml_dist.emergence_plan import STAGES, EmergencePlan, Stage, TrackUnit
 from sdoml_dist.emergence_recipe import EmergenceRecipe
 from sdoml_dist.engine.cluster import Cluster, connect, preflight
 from sdoml_dist.engine.collect import collect
@@ -89,8 +89,9 @@ class EmergenceActor(PoolActor):
         self.worker = EmergenceWorker(EmergencePlan(EmergenceRecipe.model_validate(recipe)), fork_bytes)
 
     def name(self, task: Task) -> str:
-        """Return the unit's identity."""
-        return task[0].unit_id
+        """Return the unit's identity; of one block there may be several, for different regions."""
+        unit = task[0]
+        return f"{unit.unit_id}/{unit.regions}" if isinstance(unit, TrackUnit) else unit.unit_id
 
     def work(self, task: Task) -> StageReceipt:
         """Process a unit."""

@@ -23,7 +23,7 @@ from sdoml_dist.solar.tracking import Patch, View, tracked
 from sdoml_dist.solar.velocity import background_velocity, fit_background, spacecraft_velocity
 from sdoml_dist.sources.base import Source
 from sdoml_dist.sources.fits import read_fits
-from sdoml_dist.store.emergence import KEYWORDS
+from sdoml_dist.store.emergence_template import KEYWORDS
 
 _MOST_DETAILS = 5
 _SECOND = np.timedelta64(1_000_000_000, "ns")

@@ -15,7 +15,7 @@ from sdoml_dist.errors import StoreError, UsageError
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.emergence import Timeline
 from sdoml_dist.solar.regions import Region
-from sdoml_dist.store.emergence import GROUP
+from sdoml_dist.store.emergence_template import GROUP
 from sdoml_dist.store.reader import as_store
 from sdoml_dist.store.receipt import count_outcomes
 from sdoml_dist.store.repository import open_repository, session_at
