@@ -1,0 +1,1 @@
+"""Networks, losses and channel transforms: plain PyTorch, one file per architecture."""

@@ -1,0 +1,1 @@
+"""Training: data loading, the loop, checkpoints, and Ray Train around them."""
