@@ -137,3 +137,27 @@ def test_job_scripts_run() -> None:
         [sys.executable, str(ROOT / "jobs/build.py"), "plan", "demo"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_emergence_demo_runs_as_the_readme_says(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = readme.split("### Emerging active regions")[1].split("## Exit codes")[0]
+    commands = [line.split("#")[0].split() for line in part.splitlines() if "emergence-demo  " in line]
+    commands.append(["sdoml", "report", "emergence-demo", "-o", "emergence.html"])
+    assert len(commands) == 3
+    for command in commands:
+        run = subprocess.run(
+            [sys.executable, "-m", "sdoml_dist", *command[1:]], capture_output=True, text=True, check=False, timeout=800,
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+    for name in ("emergence.png", "emergence-timelines.png", "emergence.html"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    lines = part.split("```python\n")[1].split("```")[0]
+    script = f"import sdoml_dist\n{lines}\nprint(maps.power.shape, timeline.power.shape)"
+    read = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path
+    )
+    assert "4, 72, 72" in read.stdout

@@ -21,6 +21,7 @@ from sdoml_dist.store.reader import accounting
 from tests.conftest import small
 from tests.test_build import contents, same
 
+pytestmark = pytest.mark.timeout(900)
 PERIOD = {"start": "2011-02-15T00:00", "end": "2011-02-15T04:00"}
 
 
@@ -39,7 +40,7 @@ def start(recipe: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(run: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
+def finish(run: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str, str]:
     out, err = run.communicate(timeout=timeout)
     return run.returncode, out, err
 
@@ -64,7 +65,7 @@ def done_frames(store: str, **options: Any) -> int:
 
 def wait_for_frames(run: subprocess.Popen[str], store: str, number: int, **options: Any) -> list[psutil.Process]:
     """Wait until so many frames are committed and return the driver's descendants."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while done_frames(store, **options) < number:
         assert run.poll() is None, run.communicate()
         assert time.monotonic() < deadline
