@@ -14,6 +14,7 @@ from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
+from sdoml_dist.cli_training import add_train, run_train
 from sdoml_dist.errors import ExitCode, SdomlError
 
 Command = Callable[[argparse.Namespace], int]
@@ -110,6 +111,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_emergence,
         "track emerging regions, their acoustic power and timelines",
         "sdoml emergence build solared --set source.url=/data/hmi",
+    ),
+    "train": (
+        run_train,
+        add_train,
+        "train the network of a published experiment, or go on where a run stopped",
+        "sdoml train latent-space --set data.store.url=/data/sdoml",
     ),
     "expire": (
         data.run_expire,

@@ -1,1 +1,1 @@
-"""Training: data loading, the loop, checkpoints, and Ray Train around them."""
+"""Training: which samples there are, their order, how they are read, and the loop that experiments share."""

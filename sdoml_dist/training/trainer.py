@@ -136,7 +136,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         return
     lines = difference(json.loads(path.read_text(encoding="utf-8")), json.loads(canonical_json(identity)))
     # More steps are a longer training, not another one.
-    lines = [line for line in lines if not line.strip().startswith("training.steps:")]
+    lines = [line for line in lines if not line.strip().partition(":")[0].endswith("training.steps")]
     if lines:
         raise StoreError(
             f"{folder} holds another training:\n" + "\n".join(lines),

@@ -1,0 +1,61 @@
+"""Descriptions of splits of time into training, validation and test, for configurations of experiments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from sdoml_dist.recipe_base import Section, parse_duration
+from sdoml_dist.store.splits import block_split, month_split
+
+
+class Whole(Section):
+    """Everything is in one part."""
+
+    kind: Literal["whole"] = "whole"
+    part: str = "train"
+    """Its label."""
+
+    def labels(self, times: np.ndarray) -> np.ndarray:
+        """Return the label of each time."""
+        return np.full(times.shape, self.part, dtype=object)
+
+
+class Months(Section):
+    """Parts by month of the year."""
+
+    kind: Literal["months"] = "months"
+    months: str | dict[str, tuple[int, ...]] = "virtual-eve"
+    """Name of a published split (``virtual-eve``, ``autocalibration``), or months 1 to 12 by part."""
+
+    def labels(self, times: np.ndarray) -> np.ndarray:
+        """Return the label of each time."""
+        return month_split(times, self.months)
+
+
+class Blocks(Section):
+    """Parts by blocks of time with gaps between them."""
+
+    kind: Literal["blocks"] = "blocks"
+    fractions: dict[str, float]
+    """Share of the blocks by part; they add up to 1."""
+    block: int = 28 * 86400
+    """Length of a block, for example ``28d``."""
+    gap: int = 2 * 86400
+    """How much at the end of a block belongs to no part, for example ``2d``."""
+    seed: int = 0
+    """Another seed gives another assignment of blocks to parts."""
+
+    _durations = field_validator("block", "gap", mode="before")(parse_duration)
+
+    def labels(self, times: np.ndarray) -> np.ndarray:
+        """Return the label of each time."""
+        return block_split(times, self.fractions, block=self.block, gap=self.gap, seed=self.seed)
+
+
+Split = Whole | Months | Blocks
+"""Description of a split."""
+SplitField = Annotated[Split, Field(discriminator="kind")]
+"""The same as a field of a configuration, for example ``{"kind": "months", "months": "virtual-eve"}``."""
