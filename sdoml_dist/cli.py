@@ -14,7 +14,7 @@ from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
-from sdoml_dist.cli_training import add_train, run_train
+from sdoml_dist.cli_training import add_encode, add_similar, add_train, run_encode, run_similar, run_train
 from sdoml_dist.errors import ExitCode, SdomlError
 
 Command = Callable[[argparse.Namespace], int]
@@ -117,6 +117,18 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_train,
         "train the network of a published experiment, or go on where a run stopped",
         "sdoml train latent-space --set data.store.url=/data/sdoml",
+    ),
+    "encode": (
+        run_encode,
+        add_encode,
+        "encode a dataset by a trained network into a catalog of latent vectors",
+        "sdoml encode runs/latent-space/checkpoint_... /data/sdoml /data/latents",
+    ),
+    "similar": (
+        run_similar,
+        add_similar,
+        "find the most similar suns in a latent catalog",
+        "sdoml similar /data/latents --time 2014-01-07T18:00 -k 20",
     ),
     "expire": (
         data.run_expire,

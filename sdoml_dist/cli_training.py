@@ -1,8 +1,11 @@
-"""The verb ``train``: networks of the published experiments."""
+"""The verbs about networks: train, encode, and search what was encoded."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+from sdoml_dist.cli_arguments import store_options
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -21,3 +24,62 @@ def run_train(options: argparse.Namespace) -> int:
     print(f"step {outcome.step}: {told}")
     print(outcome.checkpoint)
     return int(outcome.exit_code)
+
+
+def add_encode(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``encode``."""
+    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its newest")
+    parser.add_argument("dataset", help="local folder, s3:// or gs:// address")
+    parser.add_argument("catalog", help="folder or bucket of the latent catalog")
+    parser.add_argument("--version", help="tag or snapshot of the dataset; by default the newest")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the latents")
+    parser.add_argument("--log-variance", action="store_true", help="keep the logarithm of the variance as well")
+    parser.add_argument("--rows", type=int, default=1024, metavar="N", help="slots per file")
+    parser.add_argument("--cpus", type=int, help="CPUs of the private Ray (without RAY_ADDRESS)")
+    parser.add_argument("--endpoint-url", help="address of an S3-compatible server")
+    parser.add_argument("--region", help="region of the bucket")
+
+
+def run_encode(options: argparse.Namespace) -> int:
+    """Run ``encode`` and return its exit code."""
+    from sdoml_dist.engine.encode import encode
+    from sdoml_dist.report.text import human_bytes
+    from sdoml_dist.store.reader import as_store
+
+    places: dict[str, Any] = store_options(options)
+    done = encode(
+        options.checkpoint, as_store(options.dataset, **places), as_store(options.catalog, **places),
+        version=options.version, rows=options.rows, dtype=options.dtype, log_variance=options.log_variance,
+        cpus=options.cpus,
+    )  # fmt: skip
+    print(
+        f"{done.rows} slots, {done.ok} with an image, in {done.units} files ({human_bytes(done.written_bytes)}), "
+        f"{done.seconds:.0f} s; {done.resumed_units} files there before"
+    )
+    return int(done.exit_code)
+
+
+def add_similar(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``similar``."""
+    parser.add_argument("catalog", help="folder or bucket of a latent catalog")
+    parser.add_argument("--time", required=True, help="the Sun to compare with, UTC")
+    parser.add_argument("-k", type=int, default=20, help="how many")
+    parser.add_argument("--metric", choices=["euclidean", "cosine"], default="euclidean", help="distance of latents")
+    parser.add_argument(
+        "--exclude-within", default="0s", metavar="TIME", help="leave out what is this near in time, e.g. 7d"
+    )
+    parser.add_argument("--endpoint-url", help="address of an S3-compatible server")
+    parser.add_argument("--region", help="region of the bucket")
+
+
+def run_similar(options: argparse.Namespace) -> int:
+    """Run ``similar`` and return its exit code."""
+    from sdoml_dist.store.catalog import open_catalog
+    from sdoml_dist.store.similar import similar
+
+    found = similar(
+        open_catalog(options.catalog, **store_options(options)), options.time, options.k, metric=options.metric,
+        exclude_within=options.exclude_within,
+    )  # fmt: skip
+    print(found.to_pandas().to_string(index=False))
+    return 0

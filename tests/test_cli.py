@@ -34,7 +34,8 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
 def test_the_surface_is_frozen() -> None:
     assert set(VERBS) == {
         "demo", "plan", "prefetch", "build", "update", "status", "inspect", "validate", "quicklook", "tag", "versions",
-        "schema", "simulate", "doctor", "diff", "report", "reprocess", "expire", "export", "import", "emergence", "train",
+        "schema", "simulate", "doctor", "diff", "report", "reprocess", "expire", "export", "import",
+            "emergence", "train", "encode", "similar",
     }  # fmt: skip
 
 

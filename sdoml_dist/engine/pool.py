@@ -39,12 +39,15 @@ class PoolSize:
         CPUs of an actor.
     memory_bytes : int
         Memory of an actor.
+    gpus : float
+        GPUs of an actor.
     """
 
     minimum: int
     maximum: int
     cpus: float
     memory_bytes: int
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,7 @@ def _dataset(
             min_size=min(size.minimum, most), max_size=most, max_tasks_in_flight_per_actor=2
         ),
         num_cpus=size.cpus,
+        num_gpus=size.gpus,
         memory=size.memory_bytes,
         fn_constructor_args=arguments,
     )

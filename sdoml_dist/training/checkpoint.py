@@ -42,6 +42,15 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], about: dict[str,
     (folder / ABOUT).write_text(text, encoding="utf-8")
 
 
+def newest(folder: str | Path) -> Path:
+    """Return a checkpoint's folder: the one given, or the newest of the run that is given."""
+    place = Path(folder)
+    if (place / ABOUT).is_file():
+        return place
+    there = [one for one in place.glob("checkpoint_*") if (one / ABOUT).is_file()]
+    return max(there, key=lambda one: int(about(one)["step"]), default=place)
+
+
 def about(folder: str | Path) -> dict[str, Any]:
     """Return what a checkpoint says about itself.
 

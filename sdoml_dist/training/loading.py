@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -147,7 +147,7 @@ class Loader:
         rows : numpy.ndarray
             Which samples, in order.
         """
-        return next(self._run(iter([np.asarray(rows)])))
+        return next(self.stream([np.asarray(rows)]))
 
     def micro_batches(self, order: Order, start: int, stop: int, mine: tuple[int, ...]) -> Generator[Batch, None, None]:
         """Yield a worker's micro-batches of the steps from `start` to `stop`, counted through all epochs.
@@ -165,7 +165,7 @@ class Loader:
         numbers = (
             order.micro(*order.position(step), number) for step in range(start, stop) for number in mine
         )  # fmt: skip
-        return self._run(rows for rows in numbers if rows.size)
+        return self.stream(rows for rows in numbers if rows.size)
 
     def steps(self, order: Order, start: int, stop: int, mine: tuple[int, ...]) -> Generator[list[Batch], None, None]:
         """Yield for every step the list of a worker's micro-batches; otherwise as `micro_batches`."""
@@ -188,14 +188,21 @@ class Loader:
         """
         starts = range(rank * micro_batch, len(self.samples), world * micro_batch)
         rows = np.arange(len(self.samples))
-        return self._run(rows[first : first + micro_batch] for first in starts)
+        return self.stream(rows[first : first + micro_batch] for first in starts)
 
     def _check(self, order: Order) -> None:
         if len(order) != len(self.samples):
             raise UsageError(f"The order is of {len(order)} samples, but there are {len(self.samples)}.")
 
-    def _run(self, work: Iterator[np.ndarray]) -> Generator[Batch, None, None]:
-        """Read micro-batches ahead and yield them in order; the threads end when the generator does."""
+    def stream(self, rows: Iterable[np.ndarray]) -> Generator[Batch, None, None]:
+        """Yield any micro-batches in the order given, read ahead; the threads end when the generator does.
+
+        Parameters
+        ----------
+        rows : iterable of numpy.ndarray
+            The samples of each micro-batch.
+        """
+        work = iter(rows)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="sdoml-loader")
         closing = threading.Event()
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
@@ -203,9 +210,9 @@ class Loader:
         try:
             while True:
                 asked = time.perf_counter()
-                while len(ahead) <= self.prefetch and (rows := next(work, None)) is not None:
-                    batch = self._empty(rows)
-                    fill = [pool.submit(self._fill, batch, place, int(row), closing) for place, row in enumerate(rows)]
+                while len(ahead) <= self.prefetch and (some := next(work, None)) is not None:
+                    batch = self._empty(some)
+                    fill = [pool.submit(self._fill, batch, place, int(row), closing) for place, row in enumerate(some)]
                     ahead.append((batch, fill))
                 if not ahead:
                     return

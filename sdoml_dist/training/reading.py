@@ -108,9 +108,7 @@ class Reader:
             return float("nan")
         return self._attempt(lambda opened: opened.number(row, channel), row, channel, wait)
 
-    def _attempt(
-        self, read: Callable[[_Opened], Any], row: int, channel: int, wait: Callable[[float], object]
-    ) -> Any:
+    def _attempt(self, read: Callable[[_Opened], Any], row: int, channel: int, wait: Callable[[float], object]) -> Any:
         opened = self.open()
         failures = 0
         while True:

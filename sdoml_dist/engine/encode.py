@@ -1,0 +1,159 @@
+"""Encode a dataset into a latent catalog: units over an actor pool, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
+from sdoml_dist.engine.stop import BreakOff, interruptible
+from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped
+from sdoml_dist.pipelines.encode import Trained, UnitEncoder, catalog_info, encoding_samples
+from sdoml_dist.recipe_base import Store
+from sdoml_dist.report.text import human_bytes
+from sdoml_dist.store.catalog import CatalogWriter, catalog_units
+from sdoml_dist.store.catalog_folder import CatalogFolder
+from sdoml_dist.training.checkpoint import newest
+
+logger = logging.getLogger("sdoml")
+
+_DRAIN_S = 120.0
+_SAFE = "All files that are there are complete."
+# PyTorch with a network of 34 million weights and its activations for a batch.
+_WORKER_BYTES = 1_500_000_000
+
+
+@dataclass
+class EncodeSummary:
+    """What an encoding did.
+
+    Attributes
+    ----------
+    exit_code : ExitCode
+        Of the command.
+    units, resumed_units : int
+        Files written by this run, and there before.
+    rows, ok : int
+        Slots of this run, and those that had an image.
+    written_bytes : int
+        Bytes of this run.
+    seconds : float
+        Time of this run.
+    actors : int
+        Workers.
+    """
+
+    exit_code: ExitCode = ExitCode.COMPLETE
+    units: int = 0
+    resumed_units: int = 0
+    rows: int = 0
+    ok: int = 0
+    written_bytes: int = 0
+    seconds: float = 0.0
+    actors: int = 0
+
+
+class EncodeActor(PoolActor):
+    """Encodes units."""
+
+    def __init__(self, arguments: dict[str, Any], brake: Any) -> None:
+        super().__init__(brake)
+        store, catalog = Store(**arguments["store"]), Store(**arguments["catalog"])
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self.encoder = UnitEncoder(**arguments | {"store": store, "catalog": catalog, "device": device})
+
+    def name(self, task: str) -> str:
+        """Return the unit's name."""
+        return task
+
+    def work(self, task: str) -> dict[str, Any]:
+        """Encode a unit."""
+        return self.encoder.encode(task)
+
+
+def encode(
+    checkpoint: str, store: Store, catalog: Store, *, version: str | None = None, rows: int = 1024,
+    dtype: str = "float32", log_variance: bool = False, gpus: bool | None = None, cpus: int | None = None,
+) -> EncodeSummary:  # fmt: skip
+    """Encode a dataset by a trained network, or go on where an earlier run stopped.
+
+    Parameters
+    ----------
+    checkpoint : str
+        Folder of the checkpoint, or of a run, whose newest is taken; every node can read it.
+    store : Store
+        The dataset; it need not be the one of the training, but has its channels.
+    catalog : Store
+        Where the catalog is made.
+    version : str, optional
+        Tag or snapshot; by default the newest, and for a catalog that is there its own.
+    rows : int
+        Slots per unit and file.
+    dtype : {"float32", "float16"}
+        Of the latents.
+    log_variance : bool
+        Whether to keep the logarithm of the variance.
+    gpus : bool, optional
+        Whether an actor takes a GPU; by default if the cluster has any.
+    cpus : int, optional
+        CPUs of a private Ray.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds a catalog of another snapshot, network or layout.
+    EnvironmentFault
+        If units cannot be written.
+    Stopped
+        After a signal; the same command goes on.
+    """
+    began, summary = time.monotonic(), EncodeSummary()
+    checkpoint = str(newest(checkpoint).absolute())
+    trained = Trained(checkpoint)
+    with interruptible():
+        before = CatalogFolder(catalog).info() if version is None else None
+        samples, times = encoding_samples(trained, store, version or (before.snapshot if before else None))
+        info = catalog_info(trained, samples, rows, dtype, log_variance)
+        done = CatalogWriter(catalog, info).begin()
+        names = [unit.name for unit in catalog_units(times, rows)]
+        left = [name for name in names if name not in done]
+        summary.resumed_units = len(names) - len(left)
+        if summary.resumed_units:
+            logger.info("resumed: %d units there, %d left", summary.resumed_units, len(left))
+        arguments = {
+            "folder": checkpoint, "store": store.model_dump(), "version": samples.snapshot,
+            "catalog": catalog.model_dump(), "rows": rows, "dtype": dtype, "log_variance": log_variance,
+        }  # fmt: skip
+        if left:
+            try:
+                with connect(cpus) as cluster:
+                    if cluster.largest_node_memory_bytes < _WORKER_BYTES:
+                        raise EnvironmentFault(
+                            f"An encoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "
+                            f"{human_bytes(cluster.largest_node_memory_bytes)}.",
+                        )
+                    there = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+                    use = there > 0 if gpus is None else gpus
+                    fit = int(max(1, min(there if use else cluster.cpus, cluster.memory_bytes // _WORKER_BYTES)))
+                    summary.actors = min(fit, len(left))
+                    size = PoolSize(
+                        fit if cluster.private else 1, fit if cluster.private else len(left), 1, _WORKER_BYTES,
+                        gpus=1.0 if use else 0.0,
+                    )  # fmt: skip
+                    with contextlib.closing(pooled(EncodeActor, (arguments,), left, size, _DRAIN_S, _SAFE)) as answers:
+                        for answer in answers:
+                            if answer is not None:
+                                summary.units += 1
+                                summary.rows += answer["rows"]
+                                summary.ok += answer["ok"]
+                                summary.written_bytes += answer["bytes"]
+            except BreakOff:
+                raise Stopped(
+                    "Broken off: units under way were given up.", _SAFE, "The same command goes on."
+                ) from None
+    summary.seconds = time.monotonic() - began
+    return summary
