@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,8 @@ from sdoml_dist.engine.collect import collect
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
 from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.record import RunRecord
-from sdoml_dist.engine.stop import BreakOff, interruptible
-from sdoml_dist.errors import ExitCode, SdomlError, Stopped
+from sdoml_dist.engine.stop import interruptible
+from sdoml_dist.errors import ExitCode
 from sdoml_dist.pipelines.emergence import EmergenceWorker
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.emergence import EmergenceStore, StageReceipt, Task
@@ -131,9 +130,19 @@ def build_emergence(
         record = RunRecord(recipe.store, plan.plan_id, "emergence build")
         summary = EmergenceSummary(ExitCode.COMPLETE, run_id=record.run_id)
         first = store.pending("track", retry)
-        code = ExitCode.BUG
-        record.save()
-        try:
+
+        def told() -> dict[str, Any]:
+            summary.commits = store.ledger.commits
+            stages = {
+                name: {
+                    "units": one.units, "seconds": one.seconds, "busy_s": one.busy_s, "read_s": one.read_s,
+                    "write_s": one.write_s, "outcomes": dict(one.outcomes),
+                }
+                for name, one in summary.stages.items()
+            }  # fmt: skip
+            return {"commits": summary.commits, "actors": summary.actors, "stages": stages}
+
+        with record.running(summary, told):
             if first:
                 _announce(plan)
             if first or store.pending("power") or store.pending("timelines"):
@@ -149,29 +158,8 @@ def build_emergence(
                         if work:
                             _run(stage, plan, store, lease, record, work, summary, cluster)
             lease.check()
-            failed = store.failed()
-            code = summary.exit_code = ExitCode.FRAMES_FAILED if failed else ExitCode.COMPLETE
-        except SdomlError as error:
-            code = error.exit_code
-            raise
-        except BreakOff:
-            code = ExitCode.STOPPED
-            raise Stopped(
-                "Broken off: units under way were given up.",
-                "All finished units are committed.",
-                "The same command goes on.",
-            ) from None
-        finally:
-            summary.commits = store.ledger.commits
-            record.save(
-                state="ended", exit_code=int(code), ended_unix_s=time.time(), commits=summary.commits,
-                actors=summary.actors,
-                stages={
-                    name: {"units": one.units, "seconds": one.seconds, "busy_s": one.busy_s, "read_s": one.read_s,
-                           "write_s": one.write_s, "outcomes": dict(one.outcomes)}
-                    for name, one in summary.stages.items()
-                },
-            )  # fmt: skip
+            if store.failed():
+                summary.exit_code = ExitCode.FRAMES_FAILED
     return summary
 
 

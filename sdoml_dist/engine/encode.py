@@ -10,8 +10,8 @@ from typing import Any
 
 from sdoml_dist.engine.cluster import connect, ray
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
-from sdoml_dist.engine.stop import BreakOff, interruptible
-from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped
+from sdoml_dist.engine.stop import interruptible
+from sdoml_dist.errors import EnvironmentFault, ExitCode
 from sdoml_dist.pipelines.encode import Trained, UnitEncoder, catalog_info, encoding_samples
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.report.text import human_bytes
@@ -114,7 +114,7 @@ def encode(
     began, summary = time.monotonic(), EncodeSummary()
     checkpoint = str(newest(checkpoint).absolute())
     trained = Trained(checkpoint)
-    with interruptible():
+    with interruptible(_SAFE):
         before = CatalogFolder(catalog).info() if version is None else None
         samples, times = encoding_samples(trained, store, version or (before.snapshot if before else None))
         info = catalog_info(trained, samples, rows, dtype, log_variance)
@@ -129,31 +129,26 @@ def encode(
             "catalog": catalog.model_dump(), "rows": rows, "dtype": dtype, "log_variance": log_variance,
         }  # fmt: skip
         if left:
-            try:
-                with connect(cpus) as cluster:
-                    if cluster.largest_node_memory_bytes < _WORKER_BYTES:
-                        raise EnvironmentFault(
-                            f"An encoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "
-                            f"{human_bytes(cluster.largest_node_memory_bytes)}.",
-                        )
-                    there = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-                    use = there > 0 if gpus is None else gpus
-                    fit = int(max(1, min(there if use else cluster.cpus, cluster.memory_bytes // _WORKER_BYTES)))
-                    summary.actors = min(fit, len(left))
-                    size = PoolSize(
-                        fit if cluster.private else 1, fit if cluster.private else len(left), 1, _WORKER_BYTES,
-                        gpus=1.0 if use else 0.0,
-                    )  # fmt: skip
-                    with contextlib.closing(pooled(EncodeActor, (arguments,), left, size, _DRAIN_S, _SAFE)) as answers:
-                        for answer in answers:
-                            if answer is not None:
-                                summary.units += 1
-                                summary.rows += answer["rows"]
-                                summary.ok += answer["ok"]
-                                summary.written_bytes += answer["bytes"]
-            except BreakOff:
-                raise Stopped(
-                    "Broken off: units under way were given up.", _SAFE, "The same command goes on."
-                ) from None
+            with connect(cpus) as cluster:
+                if cluster.largest_node_memory_bytes < _WORKER_BYTES:
+                    raise EnvironmentFault(
+                        f"An encoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "
+                        f"{human_bytes(cluster.largest_node_memory_bytes)}.",
+                    )
+                there = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+                use = there > 0 if gpus is None else gpus
+                fit = int(max(1, min(there if use else cluster.cpus, cluster.memory_bytes // _WORKER_BYTES)))
+                summary.actors = min(fit, len(left))
+                size = PoolSize(
+                    fit if cluster.private else 1, fit if cluster.private else len(left), 1, _WORKER_BYTES,
+                    gpus=1.0 if use else 0.0,
+                )  # fmt: skip
+                with contextlib.closing(pooled(EncodeActor, (arguments,), left, size, _DRAIN_S, _SAFE)) as answers:
+                    for answer in answers:
+                        if answer is not None:
+                            summary.units += 1
+                            summary.rows += answer["rows"]
+                            summary.ok += answer["ok"]
+                            summary.written_bytes += answer["bytes"]
     summary.seconds = time.monotonic() - began
     return summary

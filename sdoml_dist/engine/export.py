@@ -16,8 +16,8 @@ import fsspec
 from sdoml_dist.atomic import put
 from sdoml_dist.engine.cluster import Cluster, connect
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
-from sdoml_dist.engine.stop import BreakOff, interruptible
-from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped, StoreError, UsageError
+from sdoml_dist.engine.stop import interruptible
+from sdoml_dist.errors import EnvironmentFault, ExitCode, StoreError, UsageError
 from sdoml_dist.recipe_base import Store, difference
 from sdoml_dist.report.text import human_bytes
 from sdoml_dist.store.export import Exporter
@@ -177,36 +177,24 @@ def export(
     target = Store(url=output, **{name: value for name, value in options.items() if name != "anonymous"})
     place, snapshot = Output(target), opened[0].session.snapshot_id
     summary = ExportSummary(ExitCode.COMPLETE, snapshot)
-    with interruptible():
+    with interruptible(_SAFE):
         try:
             plans = [_begin(one, layout, channels, chunk_frames, place) for one in opened]
             values, attributes = _left(plans, place, summary)
         except OSError as error:
             raise environment_fault(error, target, "Preparing the export") from error
-        except BreakOff:
-            raise _broken_off() from None
         summary.places = sorted({join(place.url, unit.array.split("/")[0]) for plan in plans for unit in plan.units})
         if summary.resumed_units:
             logger.info("resumed: %d units there, %d left", summary.resumed_units, len(values) + len(attributes))
         if values or attributes:
             places = (store.model_dump(), snapshot, layout, target.model_dump())
-            try:
-                with connect(cpus) as cluster:
-                    memory = _memory(opened, chunk_frames, values + attributes, cluster)
-                    # An array that has its attributes is complete, so they come behind all values.
-                    for units in (values, attributes):
-                        _run(units, places, memory, cluster, summary)
-            except BreakOff:
-                raise _broken_off() from None
+            with connect(cpus) as cluster:
+                memory = _memory(opened, chunk_frames, values + attributes, cluster)
+                # An array that has its attributes is complete, so they come behind all values.
+                for units in (values, attributes):
+                    _run(units, places, memory, cluster, summary)
     summary.seconds = time.monotonic() - started
     return summary
-
-
-def _broken_off() -> Stopped:
-    return Stopped(
-        "Broken off: units under way were given up.", _SAFE,
-        "The same command goes on.",
-    )  # fmt: skip
 
 
 def _begin(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from sdoml_dist.errors import ExitCode, SdomlError
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.receipt import Outcome
 from sdoml_dist.store.storage import write_atomic
@@ -54,6 +57,31 @@ class RunRecord:
                 }
             )
         )
+
+    @contextlib.contextmanager
+    def running(self, summary: Any, told: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """Record that the block runs, and how it ended.
+
+        Parameters
+        ----------
+        summary : object
+            Its attribute `exit_code` counts if the block ends by itself.
+        told : callable
+            Returns what else is recorded at the end.
+        """
+        code = ExitCode.BUG
+        self.save()
+        try:
+            yield
+            code = summary.exit_code
+        except SdomlError as error:
+            code = error.exit_code
+            raise
+        except KeyboardInterrupt:
+            code = ExitCode.STOPPED
+            raise
+        finally:
+            self.save(state="ended", exit_code=int(code), ended_unix_s=time.time(), **told())
 
     def save(self, **changes: Any) -> None:
         """Write what is new."""

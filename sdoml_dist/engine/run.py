@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from sdoml_dist.engine.collect import collect
 from sdoml_dist.engine.pool import PoolSize, pooled
 from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.record import RunRecord
-from sdoml_dist.engine.stop import BreakOff, interruptible
-from sdoml_dist.errors import ExitCode, SdomlError, Stopped
+from sdoml_dist.engine.stop import interruptible
+from sdoml_dist.errors import ExitCode
 from sdoml_dist.pipelines.changes import changed
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan, Unit
@@ -111,9 +112,13 @@ def build(
         summary = Summary(ExitCode.COMPLETE, resumed_frames=total - frames, run_id=record.run_id)
         if summary.resumed_frames:
             logger.info("resumed: %d frames done, %d left", summary.resumed_frames, frames)
-        record.save()
-        code = ExitCode.BUG
-        try:
+
+        def told() -> dict[str, Any]:
+            summary.commits = dataset.ledger.commits
+            names = ("seconds", "busy_s", "actors", "commits")
+            return {name: getattr(summary, name) for name in names} | {"outcomes": dict(summary.outcomes)}
+
+        with record.running(summary, told):
             if work:
                 with connect(cpus) as cluster:
                     estimate = plan.estimate()
@@ -124,24 +129,8 @@ def build(
                     _run(plan, dataset, lease, record, work, summary, cluster.private)
             lease.check()
             finalise(dataset)
-            failed = _count_failed(dataset, plan)
-            code = summary.exit_code = ExitCode.FRAMES_FAILED if failed else ExitCode.COMPLETE
-        except SdomlError as error:
-            code = error.exit_code
-            raise
-        except BreakOff:
-            code = ExitCode.STOPPED
-            raise Stopped(
-                "Broken off: units under way were given up.",
-                "All finished units are committed.",
-                "The same command goes on.",
-            ) from None
-        finally:
-            summary.commits = dataset.ledger.commits
-            record.save(
-                state="ended", exit_code=int(code), ended_unix_s=time.time(), outcomes=dict(summary.outcomes),
-                seconds=summary.seconds, busy_s=summary.busy_s, actors=summary.actors, commits=summary.commits,
-            )  # fmt: skip
+            if _count_failed(dataset, plan):
+                summary.exit_code = ExitCode.FRAMES_FAILED
     return summary
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import ray
 
+from sdoml_dist.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 0.2
 
@@ -39,9 +41,25 @@ def _break_off(_number: int, _frame: FrameType | None) -> None:
     raise BreakOff
 
 
-def interruptible() -> contextlib.AbstractContextManager[None]:
-    """Break off at the first signal: for the parts of a run in which there is nothing to drain."""
-    return _handling(_break_off)
+@contextlib.contextmanager
+def interruptible(safe: str = "All finished units are committed.") -> Iterator[None]:
+    """Break off at the first signal, for the parts of a run in which there is nothing to drain, and say what is safe.
+
+    Parameters
+    ----------
+    safe : str
+        What to tell of the work done so far.
+
+    Raises
+    ------
+    Stopped
+        If the block was broken off, by this or in the middle of draining.
+    """
+    try:
+        with _handling(_break_off):
+            yield
+    except BreakOff:
+        raise Stopped("Broken off: units under way were given up.", safe, "The same command goes on.") from None
 
 
 class StopRequest:

@@ -40,6 +40,7 @@ from sdoml_dist.store.catalog_schema import (
     time_scalar,
     times_of,
 )
+from sdoml_dist.store.storage import environment_fault
 
 _BLOCK_ROWS = 65_536
 _OUTCOMES = ("ok", "missing", "rejected", "failed")
@@ -188,7 +189,9 @@ class Catalog:
         Raises
         ------
         StoreError
-            If a file vanished or is damaged.
+            If a file vanished or is none.
+        EnvironmentFault
+            If one cannot be read.
         """
         if not self.files:
             return
@@ -217,6 +220,8 @@ class Catalog:
                 f"A file of {self.url} cannot be read: {' '.join(str(error).split())[:300]}", "",
                 "Catalog.validate names it; remove it and encode its unit again.",
             ) from error  # fmt: skip
+        except OSError as error:
+            raise environment_fault(error, self.folder.store, "Reading the catalog") from error
 
     def table(self) -> pa.Table:
         """Return the columns asked for as an Arrow table, a row per planned slot, sorted by time."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from sdoml_dist.errors import UsageError, ValidationError
@@ -109,6 +110,11 @@ def compact(url: str | Store, target_bytes: int | str = DEFAULT_TARGET, **option
             summary.removed += len(old)
             summary.files_after += len(parts)
             summary.bytes_after += sum(parts.values())
+    except pa.ArrowInvalid as error:
+        raise ValidationError(
+            f"A file of {folder.url} cannot be read: {' '.join(str(error).split())[:300]}", "Its month was not merged.",
+            "Remove the file and encode its unit again.",
+        ) from error  # fmt: skip
     except OSError as error:
         raise environment_fault(error, store, "Compacting") from error
     return summary

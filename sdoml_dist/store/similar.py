@@ -15,7 +15,7 @@ differences in float64. So the result is that of a search in float64 at the pric
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -131,20 +131,17 @@ def similar(
 
 def _queries(catalog: Catalog, query: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors of queries, shape (M, Z), and their slots."""
-    listed = isinstance(query, Sequence | np.ndarray | pd.Index | pd.Series) and not isinstance(query, str)
     values = np.asarray(query)
-    if listed and values.dtype.kind in "fiu":
+    if not values.size:
+        raise UsageError("Nothing is asked about.")
+    if values.ndim and values.dtype.kind in "fiu":
         vectors = np.atleast_2d(values).astype(np.float64)
         if vectors.ndim != 2 or vectors.shape[1] != catalog.info.latent:
             raise UsageError(
                 f"A query has {catalog.info.latent} numbers in this catalog; shape {values.shape} does not fit."
             )
         return vectors, np.full(len(vectors), _NOTHING)
-    wanted = values if values.dtype.kind == "M" else list(query) if listed else [query]
-    moments = np.array([parse_moment(value) for value in np.atleast_1d(wanted)], dtype="datetime64[ns]")
-    slots = np.array([_slot(catalog, moment) for moment in moments], dtype="datetime64[ns]")
-    if not slots.size:
-        raise UsageError("Nothing is asked about.")
+    slots = _slots(catalog, np.array([parse_moment(value) for value in values.ravel()], dtype="datetime64[ns]"))
     found = np.empty((slots.size, catalog.info.latent))
     stretch = catalog.between(slots.min(), slots.max() + np.timedelta64(1, "ns"))
     for times, block in stretch.blocks():
@@ -155,18 +152,23 @@ def _queries(catalog: Catalog, query: Any) -> tuple[np.ndarray, np.ndarray]:
     return found, slots
 
 
-def _slot(catalog: Catalog, moment: np.datetime64) -> np.datetime64:
-    """Return the slot nearest to a time."""
+def _slots(catalog: Catalog, moments: np.ndarray) -> np.ndarray:
+    """Return the slots nearest to some times."""
     times = catalog.times
-    if times.size:
-        slot: np.datetime64 = times[np.abs(times - moment).argmin()]
-        step = np.median(np.diff(times)) if times.size > 1 else np.timedelta64(0, "ns")
-        if 2 * abs(slot - moment) <= step:
-            return slot
-        near = f"The nearest one is {slot}; the catalog has one every {step.astype('timedelta64[s]').astype(int)} s."
-    else:
-        near = "It has none at all."
-    raise UsageError(f"The catalog has no latent at {moment}.", near, "Ask about a slot that it has.")
+    if not times.size:
+        raise UsageError(f"The catalog has no latent at {moments[0]}: it has none at all.")
+    right = np.clip(np.searchsorted(times, moments), 0, times.size - 1)
+    left = np.maximum(right - 1, 0)
+    slots: np.ndarray = times[np.where(abs(times[left] - moments) <= abs(times[right] - moments), left, right)]
+    step = np.median(np.diff(times)) if times.size > 1 else np.timedelta64(0, "ns")
+    far = np.flatnonzero(~(2 * abs(slots - moments) <= step))
+    if far.size:
+        raise UsageError(
+            f"The catalog has no latent at {moments[far[0]]}.",
+            f"The nearest one is {slots[far[0]]}; there is one every {step.astype('timedelta64[s]').astype(int)} s.",
+            "Ask about a slot that it has.",
+        )
+    return slots
 
 
 def nearest(
@@ -311,5 +313,7 @@ def exact_distances(values: np.ndarray, rows: np.ndarray, query: np.ndarray, met
             found[start : start + step] = ((wide - query) ** 2).sum(axis=1)
         else:
             norms = np.sqrt((wide**2).sum(axis=1))
-            found[start : start + step] = 1 - (wide * query).sum(axis=1) / np.where(norms, norms, 1)
+            cosine = (wide * query).sum(axis=1) / np.where(norms, norms, 1)
+            # Of the same direction, rounding may give a little more than 1.
+            found[start : start + step] = np.maximum(1 - cosine, 0)
     return found
