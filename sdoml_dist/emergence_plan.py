@@ -31,7 +31,7 @@ _NS = 1_000_000_000
 _WORKER_BASE_BYTES = 450 * 2**20
 # By benchmarks/emergence.py on one core of an AMD EPYC: a source pixel read, a pixel of a patch cut out and written,
 # a pixel of a window of power (hop of 16 to 80 frames) with its reading and writing.
-_READ_PIXEL_S, _TRACK_PIXEL_S, _POWER_PIXEL_S = 1.2e-8, 1.6e-7, 9e-7
+_READ_PIXEL_S, _TRACK_PIXEL_S, _POWER_PIXEL_S = 1.2e-8, 2.2e-7, 9e-7
 _STORED_FRACTION = 0.8
 _SOURCE_BYTES_PER_PIXEL = 1.4
 
@@ -289,6 +289,8 @@ class EmergencePlan:
         frame = 4 * recipe.tracking.pixels**2
         # Blocks, compressed chunks of the one being written; the frame as bytes, integers and floats.
         tracking = (most + 1) * max(layout.block_frames, layout.block_windows) * frame + 12 * self._source_pixels
+        # Coordinates of the pixels of every patch, double precision.
+        tracking += most * 4 * frame
         longest = (layout.segment_windows - 1) * recipe.power.hop + recipe.power.window
         bands = len(recipe.power.bands_millihertz)
         tile = 4 * layout.tile_pixels**2

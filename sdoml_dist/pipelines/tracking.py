@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdoml_dist.emergence_plan import EmergencePlan, Quantity, RegionAxes, TrackUnit
+from sdoml_dist.emergence_plan import EmergencePlan, Quantity, TrackUnit
 from sdoml_dist.emergence_recipe import CADENCE_S
 from sdoml_dist.pipelines.frames import Frame, frames
 from sdoml_dist.solar.hmi import FullDisc, full_disc
@@ -93,6 +93,8 @@ class Tracker:
         if mask is not None:
             times = times[mask]
         regions = [self.plan.axes[region_number] for region_number in unit.regions]
+        # Kept for the block alone: each holds the coordinates of its pixels.
+        patches = {axes.region.number: self.plan.patch(axes.region) for axes in regions}
         pixels = recipe.tracking.pixels
         block = TrackedBlock(
             np.zeros(times.size, np.uint8),
@@ -103,7 +105,7 @@ class Tracker:
         waiting = time.perf_counter()
         for row, frame in enumerate(frames(self.source, bundle.name, times, recipe.tolerance)):
             block.read_s += time.perf_counter() - waiting
-            frame.use(partial(self._cut, bundle, unit.quantity, times[row], regions, row, block))
+            frame.use(partial(self._cut, bundle, unit.quantity, times[row], patches, row, block))
             block.status[row] = int(frame.status)
             block.read_bytes += frame.read_bytes
             block.records.append(_text(frame))
@@ -118,7 +120,7 @@ class Tracker:
         return block
 
     def _cut(
-        self, bundle: Bundle, quantity: Quantity, moment: np.datetime64, regions: list[RegionAxes], row: int,
+        self, bundle: Bundle, quantity: Quantity, moment: np.datetime64, patches: dict[int, Patch], row: int,
         block: TrackedBlock, frame: Frame,
     ) -> np.datetime64:  # fmt: skip
         """Read a frame and fill its row for every region."""
@@ -135,8 +137,7 @@ class Tracker:
             raise FrameError(FrameStatus.FAILED_NO_DATA, "no pixel is valid")
         view = View.of(disc.pointing, disc.l0_deg, disc.b0_deg, disc.dsun_obs_m)
         image = self._without_background(disc, view) if quantity == "V" else disc.image
-        for axes in regions:
-            region_number, patch = axes.region.number, self.plan.patch(axes.region)
+        for region_number, patch in patches.items():
             found = tracked(image, view, patch, disc.time, self.plan.recipe.tracking.minimum_mu)
             block.maps[region_number][row] = found
             values = _keywords(disc, header, view, patch, moment, found)

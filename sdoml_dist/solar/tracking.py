@@ -8,6 +8,7 @@ an observer at a finite distance.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import cos, inf, radians, sin
 from typing import Literal
 
@@ -66,8 +67,12 @@ class Patch:
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """Return latitude, and longitude from the centre's meridian, of every pixel: degrees, shape (pixels, pixels).
 
-        Rows go north, columns west.
+        Rows go north, columns west. They are worked out once per patch; do not change them.
         """
+        return self._coordinates
+
+    @cached_property
+    def _coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         offset = np.radians((np.arange(self.pixels) - (self.pixels - 1) / 2) * self.scale_deg)
         west, north = np.meshgrid(offset, offset)
         if self.projection == "postel":
