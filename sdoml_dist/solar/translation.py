@@ -131,7 +131,7 @@ def to_disc_median(images: np.ndarray, mask: np.ndarray, level: float = MEDIAN_L
     """
     with np.errstate(invalid="ignore"):
         values = np.where(np.isfinite(images[..., mask]), images[..., mask], np.nan)
-    empty = ~np.isfinite(values).any(axis=-1)
+    empty: np.ndarray = np.asarray(~np.isfinite(values).any(axis=-1))
     median = np.asarray(np.nanmedian(np.where(empty[..., None], 0.0, values), axis=-1))
     dark = np.asarray(median <= 0)
     if dark.any():
