@@ -537,13 +537,17 @@ class PhotosphereModel:
         """
         return self._field(day_number(time), ephemeris(time), shape, affine)
 
-    def vector_field(self, time: np.datetime64, shape: tuple[int, int], affine: Affine) -> np.ndarray:
+    def vector_field(
+        self, time: np.datetime64, shape: tuple[int, int], affine: Affine, seen_from: Observer | None = None
+    ) -> np.ndarray:
         """Return the magnetic field in the frame of the image.
 
         Parameters
         ----------
         time, shape, affine
             As in :meth:`heliographic_field`.
+        seen_from : Observer, optional
+            By whom; by default SDO.
 
         Returns
         -------
@@ -551,7 +555,7 @@ class PhotosphereModel:
             Shape (3, rows, columns), float32, gauss: Bx (solar west), By (solar north), Bz (towards the observer, what
             a line-of-sight magnetogram shows); NaN off the disc.
         """
-        place = ephemeris(time)
+        place = seen_from or ephemeris(time)
         field = self._field(day_number(time), place, shape, affine)
         b0 = np.radians(place.b0_deg)
         _turn(affine, np.sin(b0), np.cos(b0), field)

@@ -23,7 +23,7 @@ from sdoml_dist.solar.activity import (
     rotation_deg_per_day,
 )
 from sdoml_dist.solar.geometry import FIELD_ARCSEC
-from sdoml_dist.solar.orbit import ephemeris
+from sdoml_dist.solar.orbit import Observer, ephemeris
 
 _LATITUDES, _LONGITUDES = 1000, 1800
 # The sphere is kept on rows even in the sine of latitude and columns even in a pseudo-angle of longitude, so that
@@ -304,6 +304,7 @@ class SunModel:
         time: np.datetime64,
         shape: tuple[int, int],
         affine: tuple[float, float, float, float, float, float],
+        seen_from: Observer | None = None,
     ) -> np.ndarray:
         """Return the true emission on any grid.
 
@@ -318,13 +319,15 @@ class SunModel:
         affine : tuple of float
             (x0, xx, xy, y0, yx, yy): column i and row j are at ``x0 + xx i + xy j`` west and ``y0 + yx i + yy j``
             north of the Sun's centre, in solar radii.
+        seen_from : Observer, optional
+            By whom, for example a spacecraft over the far side; by default SDO.
 
         Returns
         -------
         numpy.ndarray
             Float32, DN/s per pixel of 0.6 arcsec, without degradation or noise.
         """
-        look, place = APPEARANCE[channel], ephemeris(time)
+        look, place = APPEARANCE[channel], seen_from or ephemeris(time)
         texture, corona = self._texture(channel, time, place.l0_deg)
         out = np.empty(shape, np.float32)
         b0 = np.radians(place.b0_deg)
@@ -332,8 +335,9 @@ class SunModel:
         return out
 
     def truth(
-        self, channel: str, time: np.datetime64, pixels: int = 512, solar_radius_arcsec: float = 976.0, samples: int = 8
-    ) -> np.ndarray:
+        self, channel: str, time: np.datetime64, pixels: int = 512, solar_radius_arcsec: float = 976.0, samples: int = 8,
+        seen_from: Observer | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """Return what a perfect pipeline gives: emission averaged over the pixels of the dataset's grid.
 
         Parameters
@@ -344,6 +348,8 @@ class SunModel:
             The grid.
         samples : int
             Points per pixel and axis.
+        seen_from
+            As in :meth:`render`.
 
         Returns
         -------
@@ -353,6 +359,6 @@ class SunModel:
         fine = pixels * samples
         step = FIELD_ARCSEC / solar_radius_arcsec / fine
         first = -(fine - 1) / 2 * step
-        image = self.render(channel, time, (fine, fine), (first, step, 0.0, first, 0.0, step))
+        image = self.render(channel, time, (fine, fine), (first, step, 0.0, first, 0.0, step), seen_from)
         mean: np.ndarray = image.reshape(pixels, samples, pixels, samples).mean(axis=(1, 3), dtype=np.float64)
         return mean.astype(np.float32)
