@@ -14,10 +14,15 @@ CARRINGTON_DEG_PER_DAY = 14.1844
 """Sidereal rotation of the Carrington system."""
 
 
+MAGNETIC_FEATURES_DEG_PER_DAY = (14.71, -2.39, -1.78)
+"""Sidereal rotation A, B, C of ``A + B sin^2 + C sin^4`` of the latitude (Snodgrass & Ulrich 1990, ApJ 351, 309)."""
+
+
 def rotation_deg_per_day(latitude_deg: np.ndarray | float) -> np.ndarray:
     """Return the sidereal rotation rate of magnetic features (Snodgrass & Ulrich 1990)."""
     sine2 = np.sin(np.radians(latitude_deg)) ** 2
-    rate: np.ndarray = 14.71 - 2.39 * sine2 - 1.78 * sine2**2
+    a, b, c = MAGNETIC_FEATURES_DEG_PER_DAY
+    rate: np.ndarray = a + b * sine2 + c * sine2**2
     return rate
 
 

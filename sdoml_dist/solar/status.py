@@ -23,6 +23,8 @@ class FrameStatus(IntEnum):
     """The source announced a frame but no longer has it (for example HTTP 404)."""
     MISSING_NO_SAMPLE = 12
     """The instrument gave no valid sample: it was switched off, or its value is marked missing."""
+    MISSING_TOO_FEW = 13
+    """Fewer frames than the recipe asks for could be averaged."""
 
     REJECTED_QUALITY = 20
     """QUALITY is not 0."""
