@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 
@@ -28,7 +29,15 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry", action="append", choices=["failed", "missing", "rejected"], help="do frames of this outcome again"
     )
-    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait this long for another driver")
+    wait_argument(parser)
+
+
+def wait_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare how long to wait for another driver."""
+    parser.add_argument(
+        "--wait", type=float, default=float(os.environ.get("SDOML_WAIT") or 0), metavar="S",
+        help="wait this long for another driver; by default SDOML_WAIT, or not at all",
+    )  # fmt: skip
 
 
 def dataset_arguments(parser: argparse.ArgumentParser, version: bool = True) -> None:

@@ -6,7 +6,14 @@ import argparse
 import json
 from typing import Any
 
-from sdoml_dist.cli_arguments import dataset_arguments, json_argument, recipe_arguments, run_arguments, store_options
+from sdoml_dist.cli_arguments import (
+    dataset_arguments,
+    json_argument,
+    recipe_arguments,
+    run_arguments,
+    store_options,
+    wait_argument,
+)
 from sdoml_dist.errors import ExitCode
 
 
@@ -65,11 +72,13 @@ def run_update(options: argparse.Namespace) -> int:
 
 def _build_one(options: argparse.Namespace, recipe: Any, verb: str, extend: bool = False, refresh: bool = False) -> int:
     from sdoml_dist.engine.run import build
+    from sdoml_dist.parts import parse_part
     from sdoml_dist.report.text import accounting_table, run_line
 
+    part = getattr(options, "part", None)
     summary = build(
         recipe, verb=verb, extend=extend, retry=tuple(options.retry or ()), refresh=refresh, cpus=options.cpus,
-        wait_s=options.wait,
+        wait_s=options.wait, part=parse_part(part) if part else None,
     )  # fmt: skip
     print(accounting_table(recipe.store, product=recipe.product))
     print(run_line(summary))
@@ -85,6 +94,13 @@ def run_status(options: argparse.Namespace) -> int:
     """Run ``status`` and return its exit code."""
     from sdoml_dist.report.text import status_report
 
+    if options.array_expression is not None:
+        from sdoml_dist.parts import array_expression
+        from sdoml_dist.report.parts_left import parts_left
+        from sdoml_dist.store.reader import as_store
+
+        print(array_expression(parts_left(as_store(options.dataset, **store_options(options)), options.array_expression)))
+        return ExitCode.COMPLETE
     text, code = status_report(options.dataset, failed=options.failed, as_json=options.json, **store_options(options))
     print(text)
     return code
@@ -115,14 +131,6 @@ def run_quicklook(options: argparse.Namespace) -> int:
         options.dataset, options.output, time=options.time, version=options.version, **store_options(options)
     )
     print(path)
-    return ExitCode.COMPLETE
-
-
-def run_schema(options: argparse.Namespace) -> int:
-    """Run ``schema`` and return its exit code."""
-    from sdoml_dist.recipe import Recipe
-
-    print(json.dumps(Recipe.model_json_schema(), indent=2))
     return ExitCode.COMPLETE
 
 
@@ -265,6 +273,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``build``."""
     recipe_arguments(parser)
     run_arguments(parser)
+    parser.add_argument("--part", metavar="K/N", help="do just this part of the plan; others may run at the same time")
 
 
 def add_update(parser: argparse.ArgumentParser) -> None:
@@ -281,6 +290,10 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``status``."""
     dataset_arguments(parser, version=False)
     parser.add_argument("--failed", action="store_true", help="list the failed frames with their reasons")
+    parser.add_argument(
+        "--array-expression", type=int, metavar="N",
+        help="print which of N parts have pending or failed frames, as sbatch --array takes them",
+    )  # fmt: skip
     json_argument(parser)
 
 
@@ -359,7 +372,7 @@ def add_reprocess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", help="end of the stretch, exclusive (UTC)")
     parser.add_argument("--drop", action="store_true", help="give the reprocessing up")
     parser.add_argument("--cpus", type=int, help="CPUs of the private Ray (without RAY_ADDRESS)")
-    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait this long for another driver")
+    wait_argument(parser)
 
 
 def add_expire(parser: argparse.ArgumentParser) -> None:
@@ -368,7 +381,7 @@ def add_expire(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--older-than", type=float, default=30.0, metavar="DAYS", help="age from which untagged versions go"
     )
-    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait this long for another driver")
+    wait_argument(parser)
 
 
 def add_versions(parser: argparse.ArgumentParser) -> None:

@@ -27,11 +27,13 @@ class RunRecord:
         Identity of the plan.
     verb : str
         Name of the command.
+    label : str
+        Tells runs apart that begin in the same second on several machines.
     """
 
-    def __init__(self, store: Store, plan_id: str, verb: str) -> None:
+    def __init__(self, store: Store, plan_id: str, verb: str, label: str = "") -> None:
         self.store = store
-        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{plan_id[:8]}-{os.getpid()}"
+        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{plan_id[:8]}-{os.getpid()}{label}"
         self.data: dict[str, Any] = {
             "run_id": self.run_id, "verb": verb, "plan_id": plan_id, "host": socket.gethostname(),
             "pid": os.getpid(), "started_unix_s": time.time(), "state": "running", "exit_code": None,

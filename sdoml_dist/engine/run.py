@@ -18,7 +18,9 @@ from sdoml_dist.engine.pool import PoolSize, pooled
 from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.record import RunRecord
 from sdoml_dist.engine.stop import interruptible
+from sdoml_dist.engine.turns import Turns
 from sdoml_dist.errors import ExitCode
+from sdoml_dist.parts import Part
 from sdoml_dist.pipelines.changes import changed
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Plan, Unit
@@ -27,7 +29,6 @@ from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.dataset import Dataset
 from sdoml_dist.store.finalise import finalise
-from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.repository import BRANCH
 
@@ -63,7 +64,7 @@ class Summary:
 
 def build(
     recipe: Recipe, *, verb: str = "build", extend: bool = False, retry: tuple[str, ...] = (), refresh: bool = False,
-    cpus: int | None = None, wait_s: float = 0.0, branch: str = BRANCH,
+    cpus: int | None = None, wait_s: float = 0.0, branch: str = BRANCH, part: Part | None = None,
 ) -> Summary:  # fmt: skip
     """Build a dataset, or go on where an earlier run stopped.
 
@@ -85,6 +86,8 @@ def build(
         How long to wait for another driver's lease.
     branch : str
         Which line of commits to go on with.
+    part : Part, optional
+        Do just these units of the plan; others may do the other parts at the same time.
 
     Returns
     -------
@@ -98,9 +101,11 @@ def build(
     """
     plan = Plan(recipe)
     calibration = calibration_identity(recipe)
-    with interruptible(), Lease(recipe.store, f"sdoml {verb}", wait_s) as lease:
-        dataset = Dataset(plan, calibration, extend, branch)
-        work = dataset.pending(retry)
+    with interruptible(), Turns(recipe.store, f"sdoml {verb}", wait_s, part) as turns:
+        with turns.turn():
+            dataset = Dataset(plan, calibration, extend, branch)
+        mine = _units_of(plan, part) if part is not None else None
+        work = [(unit, slots) for unit, slots in dataset.pending(retry) if mine is None or unit in mine]
         source = make_source(recipe)
         if work or refresh:
             source.prepare([bundle.name for bundle in recipe.bundles], *_span(recipe))
@@ -108,7 +113,10 @@ def build(
             work = _joined(work, changed(dataset, source, np.datetime64(time.time_ns(), "ns")))
         frames = _count(work, recipe)
         total = plan.slots * len(recipe.channels)
-        record = RunRecord(recipe.store, plan.plan_id, verb)
+        if mine is not None:
+            total = _count(((unit, np.arange(unit.start, unit.stop)) for unit in mine), recipe)
+        label = "" if part is None else f"-part{part.number}"
+        record = RunRecord(recipe.store, plan.plan_id, verb, label)
         summary = Summary(ExitCode.COMPLETE, resumed_frames=total - frames, run_id=record.run_id)
         if summary.resumed_frames:
             logger.info("resumed: %d frames done, %d left", summary.resumed_frames, frames)
@@ -126,10 +134,12 @@ def build(
                         cluster, recipe.store, recipe.resources, estimate.memory_per_actor_bytes,
                         int(estimate.stored_bytes * frames / max(estimate.frames, 1)), _SMALLER,
                     )  # fmt: skip
-                    _run(plan, dataset, lease, record, work, summary, cluster.private)
-            lease.check()
-            finalise(dataset)
-            if _count_failed(dataset, plan):
+                    _run(plan, dataset, turns, record, work, summary, cluster.private)
+            with turns.turn(dataset.ledger):
+                # Of several parts the one that ends last sees nothing pending any more.
+                if part is None or not dataset.pending():
+                    finalise(dataset)
+            if _any_failed(dataset, plan, mine):
                 summary.exit_code = ExitCode.FRAMES_FAILED
     return summary
 
@@ -144,7 +154,7 @@ def _joined(
     return sorted(slots.items(), key=lambda item: item[0])
 
 
-def _count(work: list[tuple[Unit, np.ndarray]], recipe: Recipe) -> int:
+def _count(work: Iterable[tuple[Unit, np.ndarray]], recipe: Recipe) -> int:
     """Count the frames of some work: slots times channels."""
     width = {bundle.name: len(bundle.channels) for bundle in recipe.bundles}
     return sum(slots.size * width[unit.bundle] for unit, slots in work)
@@ -155,13 +165,23 @@ def _span(recipe: Recipe) -> tuple[np.datetime64, np.datetime64]:
     return recipe.period.first - margin, recipe.period.last + margin
 
 
-def _count_failed(dataset: Dataset, plan: Plan) -> int:
+def _units_of(plan: Plan, part: Part) -> set[Unit]:
+    """Return the units of a part."""
+    units = list(plan.units())
+    return {unit for index, unit in enumerate(units) if part.holds(index, len(units))}
+
+
+def _any_failed(dataset: Dataset, plan: Plan, mine: set[Unit] | None) -> bool:
+    """Whether frames failed, of some units or of all."""
+    if mine is not None:
+        # Nothing of it is pending any more.
+        return any(unit in mine for unit, _ in dataset.pending(("failed",)))
     years = plan.years().items()
-    return sum(int(has_outcome(dataset.status(year)[start:stop], "failed").sum()) for year, (start, stop) in years)
+    return any(has_outcome(dataset.status(year)[start:stop], "failed").any() for year, (start, stop) in years)
 
 
 def _run(
-    plan: Plan, dataset: Dataset, lease: Lease, record: RunRecord, work: list[tuple[Unit, np.ndarray]],
+    plan: Plan, dataset: Dataset, turns: Turns, record: RunRecord, work: list[tuple[Unit, np.ndarray]],
     summary: Summary, private: bool,
 ) -> None:  # fmt: skip
     """Drive the pool: collect receipts and commit them."""
@@ -169,9 +189,9 @@ def _run(
     progress = Progress(_count(work, plan.recipe), len(work))
 
     def commit(receipts: list[Receipt]) -> None:
-        lease.check()
         number = sum(receipt.status.size for receipt in receipts)
-        dataset.commit(receipts, f"{len(receipts)} units, {number} frames", {"run_id": record.run_id})
+        with turns.turn(dataset.ledger):
+            dataset.commit(receipts, f"{len(receipts)} units, {number} frames", {"run_id": record.run_id})
 
     most = resources.maximum_actors or (summary.actors if private else len(work))
     size = PoolSize(

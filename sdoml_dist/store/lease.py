@@ -3,6 +3,9 @@
 File storage silently loses commits of concurrent committers, and two drivers would do all work twice. The lease is a
 small object created only if absent (``O_EXCL`` or ``If-None-Match``), renewed while its holder lives. A holder that
 is dead on the same machine is replaced at once, one elsewhere after its lease has run out.
+
+Independent parts of one plan are driven at the same time. Each holds a lease of its own for as long as it runs, and the
+dataset's only while it commits; others wait for that. A driver that works alone is refused while parts run.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import getpass
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -25,6 +29,9 @@ from sdoml_dist.store.storage import environment_fault, join, local_path, sideca
 RENEW_S = 5.0
 LIFETIME_S = 30.0
 _NAME = "lease.json"
+_PART = "part-{}-of-{}.json"
+# How long a part waits for others that commit, one after the other.
+_TURN_S = 600.0
 
 
 def _process_start(pid: int) -> str | None:
@@ -55,10 +62,20 @@ class Lease:
         What the holder does, told to those who are refused.
     wait_s : float
         How long to wait for the lease of a holder on another machine to run out.
+    part : tuple of int, optional
+        Number and count of parts: hold the lease of this part instead of the dataset's.
+    turn : bool
+        Hold the dataset's lease for a commit of a part: parts may run meanwhile.
     """
 
-    def __init__(self, store: Store, purpose: str, wait_s: float = 0.0) -> None:
+    def __init__(
+        self, store: Store, purpose: str, wait_s: float = 0.0, *, part: tuple[int, int] | None = None, turn: bool = False
+    ) -> None:
         self.store, self.purpose, self.wait_s = store, purpose, wait_s
+        self._name = _NAME if part is None else _PART.format(*part)
+        self._alone = part is None and not turn
+        # Until it is known that no part runs, a driver's hold is as short as a turn.
+        self._turn = turn or self._alone
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._lost = threading.Event()
@@ -73,34 +90,36 @@ class Lease:
             "process_start": _process_start(os.getpid()),
             "user": getpass.getuser(),
             "purpose": self.purpose,
+            "turn": self._turn,
             "since": self._since,
             "renewed_unix_s": time.time(),
         }
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self, name: str | None = None) -> dict[str, Any] | None:
         filesystem, folder = sidecar_filesystem(self.store)
         try:
-            record: dict[str, Any] = json.loads(filesystem.cat_file(join(folder, _NAME)))
+            record: dict[str, Any] = json.loads(filesystem.cat_file(join(folder, name or self._name)))
         except FileNotFoundError:
             return None
         except json.JSONDecodeError:
             return {"renewed_unix_s": 0.0}
         return record
 
-    def _create(self) -> bool:
+    def _create(self, name: str | None = None) -> bool:
         """Create the lease if there is none; whether this succeeded."""
+        name = name or self._name
         data = json.dumps(self._record()).encode()
         local = local_path(self.store.url)
         if local is None:
             filesystem, folder = sidecar_filesystem(self.store)
             try:
-                filesystem.pipe_file(join(folder, _NAME), data, mode="create")
+                filesystem.pipe_file(join(folder, name), data, mode="create")
             except FileExistsError:
                 return False
             return True
-        path = local / "sdoml" / _NAME
+        path = local / "sdoml" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{_NAME}.{self._token}")
+        temporary = path.with_name(f".{name}.{self._token}")
         temporary.write_bytes(data)
         try:
             os.link(temporary, path)
@@ -116,12 +135,29 @@ class Lease:
             return started is None or started != record.get("process_start")
         return time.time() - float(record["renewed_unix_s"]) > LIFETIME_S
 
+    def _remove(self, name: str) -> None:
+        filesystem, folder = sidecar_filesystem(self.store)
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm_file(join(folder, name))
+
+    def _release(self, token: str | None) -> None:
+        """Remove a lease, unless it has changed hands meanwhile."""
+        if (self._read() or {}).get("token") == token:
+            self._remove(self._name)
+
     def _break(self, record: dict[str, Any]) -> None:
-        """Remove a dead holder's lease, unless it has changed hands meanwhile."""
-        if (self._read() or {}).get("token") == record.get("token"):
-            filesystem, folder = sidecar_filesystem(self.store)
-            with contextlib.suppress(FileNotFoundError):
-                filesystem.rm_file(join(folder, _NAME))
+        """Remove a dead holder's lease.
+
+        Many may wait for it and find it dead at the same moment. One of them removes it: the one that can create its
+        tombstone. Otherwise a slow one would remove the lease that a quick one has created since.
+        """
+        tombstone = f"{self._name}.{record.get('token', 'damaged')}.dead"
+        if self._create(tombstone):
+            self._release(record.get("token"))
+            self._remove(tombstone)
+        elif time.time() - float((self._read(tombstone) or record)["renewed_unix_s"]) > LIFETIME_S:
+            # Whoever was about to remove it died as well.
+            self._remove(tombstone)
 
     def __enter__(self) -> Self:
         """Take the lease.
@@ -134,22 +170,46 @@ class Lease:
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         deadline = time.monotonic() + self.wait_s
         try:
-            while not self._create():
-                record = self._read()
-                if record is None:
-                    continue
-                if self._expired(record):
-                    self._break(record)
-                elif time.monotonic() >= deadline:
-                    self._refuse(record)
-                else:
-                    time.sleep(min(1.0, RENEW_S))
+            self._take(deadline)
+            while self._alone and (part := self._living_part()) is not None:
+                # They need the dataset's lease to get to their end.
+                self._release(self._token)
+                if time.monotonic() >= deadline:
+                    self._refuse(part)
+                time.sleep(1.0)
+                self._take(deadline)
             self._probe()
+            if self._alone:
+                self._turn = False
+                write_atomic(self.store, self._name, json.dumps(self._record()).encode())
         except OSError as error:
             raise environment_fault(error, self.store, "Taking the lease of the dataset") from error
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
         return self
+
+    def _take(self, deadline: float) -> None:
+        """Create the lease, as soon as nobody holds it."""
+        while not self._create():
+            record = self._read()
+            if record is None:
+                continue
+            if self._expired(record):
+                self._break(record)
+            elif time.monotonic() >= deadline + (_TURN_S if record.get("turn") else 0.0):
+                self._refuse(record)
+            else:
+                time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - only so that waiters do not come all at once
+
+    def _living_part(self) -> dict[str, Any] | None:
+        """Return the lease of a part under way; none begins now, for each first takes the dataset's lease."""
+        filesystem, folder = sidecar_filesystem(self.store)
+        filesystem.invalidate_cache()
+        for path in filesystem.glob(join(folder, "part-*.json")):
+            record = self._read(path.rpartition("/")[2])
+            if record is not None and not self._expired(record):
+                return record
+        return None
 
     def _probe(self) -> None:
         """Check that the store refuses a second creation: else neither lease nor commits can be trusted."""
@@ -176,7 +236,7 @@ class Lease:
                 if record is None or record.get("token") != self._token:
                     self._lost.set()
                     return
-                write_atomic(self.store, _NAME, json.dumps(self._record()).encode())
+                write_atomic(self.store, self._name, json.dumps(self._record()).encode())
             except OSError:
                 continue
 
@@ -201,4 +261,4 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         with contextlib.suppress(OSError):
-            self._break({"token": self._token})
+            self._release(self._token)

@@ -173,6 +173,19 @@ class Ledger:
         """Whether something is not committed yet."""
         return bool(self._session.has_uncommitted_changes)
 
+    def renew(self) -> None:
+        """Go on from the newest commit, whoever made it; what is not committed yet is given up.
+
+        Raises
+        ------
+        EnvironmentFault
+            If the storage refuses.
+        """
+        try:
+            self._session = self.repository.writable_session(self.branch)
+        except (icechunk.IcechunkError, OSError) as error:
+            raise environment_fault(error, self.store, "Opening the dataset for writing") from error
+
     def commit(self, message: str, metadata: dict[str, Any] | None = None) -> None:
         """Make what was written through the driver's session visible at once."""
         try:
