@@ -1,0 +1,351 @@
+"""A SLURM job: one Ray cluster over the allocation, a verb of ``sdoml`` on it, and everything taken down again.
+
+``slurm/sdoml_ray.sbatch`` and ``slurm/sdoml_array.sbatch`` become this program, which so receives the signals that SLURM
+sends to the batch script. It starts a step on each node (:mod:`sdoml_dist.engine.slurm_node`), waits for all of them, runs
+the verb, and passes signals on. Before the time limit SLURM sends SIGUSR1: the verb drains and commits, ends with 75, and
+the job is put back into the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from sdoml_dist.engine.allocation import node_names, per_node
+from sdoml_dist.engine.slurm_node import address_path, configure_logging, fault_path
+from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, UsageError
+
+logger = logging.getLogger("sdoml")
+
+_POLL_S = 0.3
+_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+# How long a step may take to end its Ray: more than the node's own patience.
+_END_S = 28.0
+# A driver that has lost its cluster, or does not end after a signal.
+_DRIVER_S = 60.0
+_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_DEDUP_LOGS": "0",
+    # Without these a node that is lost in silence leaves the driver waiting for ever.
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    # Logs of Ray are bounded: 64 MiB and two older files each.
+    "RAY_ROTATION_MAX_BYTES": str(64 * 2**20),
+    "RAY_ROTATION_BACKUP_COUNT": "2",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What SLURM says about this job.
+
+    Attributes
+    ----------
+    number : int
+        Number of the job; of a task of an array its own.
+    nodes : tuple of str
+        Names of the nodes, the batch script's first.
+    cpus : tuple of int
+        CPUs of the job on each.
+    restart : int
+        How often it was put back into the queue.
+    task : int or None
+        Number in the array.
+    folder : pathlib.Path
+        Folder of the job, shared by all nodes.
+    timeout_s : float
+        How long to wait for nodes.
+    least_nodes : int
+        With how many to begin when others do not come.
+    most_restarts : int
+        How often to go back into the queue.
+    """
+
+    number: int
+    nodes: tuple[str, ...]
+    cpus: tuple[int, ...]
+    restart: int
+    task: int | None
+    folder: Path
+    timeout_s: float
+    least_nodes: int
+    most_restarts: int
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Job:
+        """Read the environment of the batch script.
+
+        Raises
+        ------
+        UsageError
+            If this is no SLURM job.
+        """
+        if "SLURM_JOB_ID" not in environment:
+            raise UsageError("This is not a SLURM job.", "", "Submit it: sbatch slurm/sdoml_ray.sbatch build RECIPE")
+        number = int(environment["SLURM_JOB_ID"])
+        names = node_names(environment["SLURM_JOB_NODELIST"])
+        cpus = per_node(environment.get("SLURM_JOB_CPUS_PER_NODE", f"1(x{len(names)})"))
+        # The batch script runs on the first node, where the head belongs: its driver talks to it most.
+        first = environment.get("SLURMD_NODENAME", names[0])
+        order = sorted(range(len(names)), key=lambda index: names[index] != first)
+        root = environment.get("SDOML_JOBS") or environment.get("SLURM_SUBMIT_DIR") or str(Path.cwd())
+        task = environment.get("SLURM_ARRAY_TASK_ID")
+        return cls(
+            number, tuple(names[index] for index in order), tuple(cpus[index] for index in order),
+            int(environment.get("SLURM_RESTART_COUNT", "0")), int(task) if task else None,
+            Path(root) / f"sdoml-job-{number}", float(environment.get("SDOML_NODES_TIMEOUT", "300")),
+            int(environment.get("SDOML_MIN_NODES", str(len(names)))), int(environment.get("SDOML_MAX_RESTARTS", "50")),
+        )  # fmt: skip
+
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of Ray and of the driver; settings of the site win, except for the token."""
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
+        kept = {name: value for name, value in base.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+        return {**_ENVIRONMENT, **kept, **token}
+
+    def step(self, index: int) -> list[str]:
+        """Return the command that runs a node."""
+        # CPUs are named because a step does not inherit them (since SLURM 22.05); a step per node because one that is
+        # lost must not take the others along.
+        return [
+            "srun", "--nodes=1", "--ntasks=1", f"--nodelist={self.nodes[index]}", f"--cpus-per-task={self.cpus[index]}",
+            "--overlap", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered",
+            sys.executable, "-m", "sdoml_dist.engine.slurm_node", str(self.folder), self.nodes[0],
+        ]  # fmt: skip
+
+
+def alive_nodes(address: str) -> set[str]:
+    """Return the names of the nodes that have joined a cluster; none if it does not answer."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    try:
+        found = GcsClient(address=address).get_all_node_info(timeout=2).values()
+    except (ray.exceptions.RayError, RuntimeError, OSError):
+        return set()
+    return {info.node_name for info in found if info.state == 0}
+
+
+def wait_for_nodes(
+    job: Job, seen: Callable[[], set[str]], interrupted: Callable[[], bool], *,
+    clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+) -> None:  # fmt: skip
+    """Wait until all nodes of a job have joined its cluster.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    seen : callable
+        Returns the names of the nodes that have joined.
+    interrupted : callable
+        Whether to give up waiting.
+    clock, sleep : callable
+        Time.
+
+    Raises
+    ------
+    EnvironmentFault
+        If nodes are missing after the job's timeout, with their names and what they said.
+    """
+    start = clock()
+    while True:
+        there = seen()
+        missing = [name for name in job.nodes if name not in there]
+        if not missing or interrupted():
+            return
+        told = [
+            f"  {name}: {path.read_text(encoding='utf-8')}"
+            for name in missing
+            if (path := fault_path(job.folder, job.restart, name)).is_file()
+        ]
+        waited = clock() - start
+        # There is nothing to wait for once each that is missing has said why.
+        if waited >= job.timeout_s or len(told) == len(missing):
+            count = f"{len(job.nodes) - len(missing)}/{len(job.nodes)} nodes after {waited:.0f} s; missing "
+            text = count + ", ".join(missing)
+            if len(job.nodes) - len(missing) >= max(1, job.least_nodes):
+                logger.warning("%s; going on, as SDOML_MIN_NODES allows", text)
+                return
+            raise EnvironmentFault(
+                "\n".join([text, *told]),
+                "The run would be slower than asked for, or wait for ever.",
+                f"See {job.folder}/ray-*.log; SDOML_MIN_NODES begins with fewer, SDOML_NODES_TIMEOUT waits longer.",
+            )
+        sleep(_POLL_S)
+
+
+class Runner:
+    """Runs one job.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    verb : list of str
+        Arguments of ``sdoml``.
+    """
+
+    def __init__(self, job: Job, verb: list[str]) -> None:
+        self.job, self.verb = job, verb
+        self.signal: int | None = None
+        self._steps: dict[str, subprocess.Popen[bytes]] = {}
+        self._driver: subprocess.Popen[bytes] | None = None
+        self._gone: set[str] = set()
+
+    def run(self) -> int:
+        """Run the job and return its exit code."""
+        job = self.job
+        job.folder.mkdir(parents=True, exist_ok=True)
+        token = job.folder / "token"
+        token.unlink(missing_ok=True)
+        with os.fdopen(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        os.environ.update(job.environment(os.environ))
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        logger.info(
+            f"job {job.number}, run {job.restart}: {len(job.nodes)} nodes ({', '.join(job.nodes)}), CPUs "
+            f"{'+'.join(map(str, job.cpus))}, folder {job.folder}, sdoml {' '.join(self.verb)}"
+        )
+        try:
+            for index, name in enumerate(job.nodes):
+                # Its standard input stays open for as long as this process lives.
+                self._steps[name] = subprocess.Popen(job.step(index), stdin=subprocess.PIPE)  # noqa: S603 - ours
+            address = self._address()
+            if address is not None:
+                wait_for_nodes(job, lambda: alive_nodes(address), lambda: self.signal is not None)
+            code = ExitCode.STOPPED if self.signal is not None or address is None else self._drive(address)
+        finally:
+            self._end()
+            token.unlink(missing_ok=True)
+        return self._after(int(code))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        first, self.signal = self.signal is None, number
+        if first and self._driver is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._driver.send_signal(number)
+
+    def _address(self) -> str | None:
+        """Wait for the head's address; None if a signal came before."""
+        job = self.job
+        path = address_path(job.folder, job.restart)
+        deadline = time.monotonic() + job.timeout_s
+        while self.signal is None:
+            if path.is_file():
+                return str(json.loads(path.read_text(encoding="utf-8"))["address"])
+            fault = fault_path(job.folder, job.restart, job.nodes[0])
+            ended = self._steps[job.nodes[0]].poll() is not None
+            if ended or time.monotonic() > deadline:
+                why = fault.read_text(encoding="utf-8") if fault.is_file() else f"see {job.folder}/ray-{job.nodes[0]}.log"
+                raise EnvironmentFault(
+                    f"0/{len(job.nodes)} nodes: Ray's head on {job.nodes[0]} {'ended' if ended else 'did not start'}: {why}"
+                )
+            time.sleep(_POLL_S)
+        return None
+
+    def _drive(self, address: str) -> int:
+        """Run the verb, and return its exit code."""
+        logger.info(f"Ray at {address}")
+        command = [sys.executable, "-m", "sdoml_dist", *self.verb]
+        # A group of its own would not get the terminal's signals; SLURM's reach it in any case.
+        self._driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address})  # noqa: S603 - the user's own
+        if self.signal is not None:
+            self._driver.send_signal(self.signal)
+        head = self._steps[self.job.nodes[0]]
+        while self._driver.poll() is None:
+            if head.poll() is not None:
+                logger.info(f"Ray's head on {self.job.nodes[0]} has ended; so does the run")
+                self._driver.terminate()
+                try:
+                    self._driver.wait(_DRIVER_S)
+                except subprocess.TimeoutExpired:
+                    self._driver.kill()
+                    self._driver.wait()
+                return ExitCode.STOPPED if self.signal is not None else ExitCode.ENVIRONMENT
+            for name, step in self._steps.items():
+                if name not in self._gone and step.poll() is not None:
+                    self._gone.add(name)
+                    logger.info(f"node {name} is lost (code {step.returncode}); the run goes on without it")
+            time.sleep(_POLL_S)
+        return self._driver.returncode
+
+    def _end(self) -> None:
+        """Ask all nodes to end their Ray, and wait for them."""
+        for step in self._steps.values():
+            assert step.stdin is not None
+            with contextlib.suppress(OSError):
+                step.stdin.close()
+        deadline = time.monotonic() + _END_S
+        for step in self._steps.values():
+            try:
+                step.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                step.kill()
+
+    def _after(self, code: int) -> int:
+        """Put the job back into the queue if it was stopped by the time limit; return the exit code."""
+        settled = [int(one) for one in ExitCode if one is not ExitCode.BUG]
+        if self.signal is not None and code not in settled:
+            # Broken off: whatever is committed, or in a checkpoint, is safe.
+            code = int(ExitCode.STOPPED)
+        elif code < 0:
+            code = 128 - code
+        logger.info(f"ended with {code}")
+        if self.signal != signal.SIGUSR1 or code != ExitCode.STOPPED:
+            return code
+        if self.job.restart >= self.job.most_restarts:
+            logger.info(f"not requeued: it was {self.job.restart} times (SDOML_MAX_RESTARTS)")
+            return code
+        command = ["scontrol", "requeue", str(self.job.number)]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - SLURM's own
+        if asked.returncode:
+            logger.info(f"not requeued ({asked.stderr.strip()}); the same sbatch command goes on")
+        else:
+            logger.info("requeued; the next run goes on where this one stopped")
+        return code
+
+
+def main(arguments: list[str]) -> int:
+    """Run a job and return the exit code of the batch script."""
+    parser = argparse.ArgumentParser(prog="slurm_job", description="Run a verb of sdoml on the nodes of this SLURM job.")
+    parser.add_argument("--parts", type=int, help="run part SLURM_ARRAY_TASK_ID of so many")
+    parser.add_argument("verb", nargs=argparse.REMAINDER, help="a verb of sdoml and its arguments")
+    options = parser.parse_args(arguments)
+    configure_logging()
+    try:
+        job = Job.of(os.environ)
+        verb = options.verb
+        if not verb:
+            raise UsageError("No verb is given.", "", "For example: sbatch slurm/sdoml_ray.sbatch build RECIPE")
+        if options.parts is not None:
+            if job.task is None or not 1 <= job.task <= options.parts:
+                raise UsageError(
+                    f"Task {job.task} of the array is no part of {options.parts}.",
+                    "Parts are numbered from 1.",
+                    f"sbatch --array=1-{options.parts} slurm/sdoml_array.sbatch {options.parts} build RECIPE",
+                )
+            verb = [*verb, "--part", f"{job.task}/{options.parts}"]
+        return Runner(job, verb).run()
+    except SdomlError as error:
+        logger.error("%s", error)
+        return int(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
