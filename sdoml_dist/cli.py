@@ -14,7 +14,16 @@ from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
-from sdoml_dist.cli_training import add_encode, add_similar, add_train, run_encode, run_similar, run_train
+from sdoml_dist.cli_training import (
+    add_encode,
+    add_schema,
+    add_similar,
+    add_train,
+    run_encode,
+    run_schema,
+    run_similar,
+    run_train,
+)
 from sdoml_dist.errors import ExitCode, SdomlError
 
 Command = Callable[[argparse.Namespace], int]
@@ -139,10 +148,10 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
     "tag": (data.run_tag, data.add_tag, "name a version, for ever", "sdoml tag sdoml-demo/dataset v1"),
     "versions": (data.run_versions, data.add_versions, "list tags and commits", "sdoml versions sdoml-demo/dataset"),
     "schema": (
-        data.run_schema,
-        lambda parser: None,
-        "print the JSON schema of recipes",
-        "sdoml schema > recipe.schema.json",
+        run_schema,
+        add_schema,
+        "print the JSON schema of recipes, or of an experiment's configuration",
+        "sdoml schema latent-space > latent-space.schema.json",
     ),
     "simulate": (
         data.run_simulate,

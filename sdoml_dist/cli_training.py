@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from sdoml_dist.cli_arguments import store_options
+from sdoml_dist.errors import ExitCode
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +22,34 @@ def run_train(options: argparse.Namespace) -> int:
     from sdoml_dist.training.run import load_config, train_experiment
 
     outcome = train_experiment(load_config(options.config, options.set), cpus=options.cpus)
-    told = ", ".join(f"{name} {value:.4g}" for name, value in outcome.metrics.items() if name != "step")
-    print(f"step {outcome.step}: {told}")
+    told = {name: value for name, value in outcome.metrics.items() if name not in ("step", "unix_s", "data_wait")}
+    if outcome.before:
+        print("This training was finished before; raise training.steps to go on with it.")
+    print(f"step {outcome.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in told.items()))
+    if "data_wait" in outcome.metrics:
+        print(f"waited for data {outcome.metrics['data_wait']:.1%} of the time")
+    if outcome.best and outcome.best != outcome.checkpoint:
+        print(f"best by validation: {outcome.best}")
     print(outcome.checkpoint)
     return int(outcome.exit_code)
+
+
+def add_schema(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``schema``."""
+    parser.add_argument("experiment", nargs="?", help="name of an experiment; by default recipes of datasets")
+
+
+def run_schema(options: argparse.Namespace) -> int:
+    """Run ``schema`` and return its exit code."""
+    if options.experiment is None:
+        from sdoml_dist.recipe import Recipe
+
+        print(json.dumps(Recipe.model_json_schema(), indent=2))
+        return ExitCode.COMPLETE
+    from sdoml_dist.training.experiment import find_experiment
+
+    print(json.dumps(find_experiment(options.experiment).Config.model_json_schema(), indent=2))
+    return ExitCode.COMPLETE
 
 
 def add_encode(parser: argparse.ArgumentParser) -> None:

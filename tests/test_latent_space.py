@@ -72,7 +72,7 @@ def test_train_go_on_encode_and_search(dataset: str, tmp_path: Path, capsys: pyt
 
     trained = Trained(outcome.checkpoint)
     assert (
-        trained.about["samples"]["snapshot"] == json.loads((tmp_path / "run/transforms.json").read_text())["snapshot"]
+        trained.about["samples"]["snapshot"] == json.loads((tmp_path / "run/prepared.json").read_text())["snapshot"]
     )
     catalog = str(tmp_path / "latents")
     done = encode(str(tmp_path / "run"), Store(url=dataset), Store(url=catalog), rows=10, log_variance=True)

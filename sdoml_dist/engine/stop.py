@@ -128,3 +128,39 @@ class StopRequest:
         finally:
             self._closed.set()
             watcher.join(timeout=2)
+
+
+class StopHandler:
+    """Signals to a driver that waits for something which drains by itself when told to.
+
+    Parameters
+    ----------
+    drain_s : float
+        How long draining may take after the first signal.
+    """
+
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
+        self._since: float | None = None
+        self.reason = ""
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._since is not None
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._since is not None:
+            raise BreakOff
+        self.reason, self._since = signal.Signals(number).name, time.monotonic()
+
+    def check(self) -> None:
+        """Break off if draining takes too long."""
+        if self._since is not None and time.monotonic() - self._since > self._drain_s:
+            raise BreakOff
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals meanwhile."""
+        with _handling(self._on_signal):
+            yield

@@ -8,6 +8,8 @@ the field) and brought to mean 0 and variance 1 by the statistics of the trainin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,8 +21,8 @@ from sdoml_dist.models.transforms import ChannelTransforms
 from sdoml_dist.models.vae_loss import beta_vae_loss, sigma_vae_loss
 from sdoml_dist.recipe_base import Section, Store, parse_duration
 from sdoml_dist.training.config import Optimisation, Watching, Workers
-from sdoml_dist.training.experiment import Batch
-from sdoml_dist.training.loading import Loader
+from sdoml_dist.training.experiment import Batch, Experiment
+from sdoml_dist.training.loading import Loader, fit_transforms
 from sdoml_dist.training.order import Order
 from sdoml_dist.training.parts import Months, SplitField
 from sdoml_dist.training.samples import Samples
@@ -104,21 +106,40 @@ class LatentSpaceConfig(Section):
         return self
 
 
-class LatentSpace:
-    """The experiment on one worker.
+class LatentSpace(Experiment):
+    """The experiment on one worker; the dataset is opened when it is first needed."""
 
-    Parameters
-    ----------
-    settings : dict
-        ``config`` (plain data, its version a snapshot) and ``transforms``.
-    """
+    Config = LatentSpaceConfig
+    citation = (
+        "E. Brown, S. Bonasera, B. Benson et al. 2022, Learning the solar latent space: sigma-variational autoencoders for "
+        "multiple channel solar imaging, Machine Learning and the Physical Sciences workshop, NeurIPS. AIA and HMI data are "
+        "courtesy of NASA/SDO and the AIA and HMI science teams."
+    )
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.config = LatentSpaceConfig.model_validate(settings["config"])
-        self.transforms = ChannelTransforms.from_dict(settings["transforms"])
+        super().__init__(settings)
+        self.transforms = ChannelTransforms.from_dict(self.prepared["transforms"])
+        self.transforms.check(list(self.config.data.channels))
+
+    @classmethod
+    def prepare(cls, config: LatentSpaceConfig, folder: Path) -> dict[str, Any]:
+        """Pin the dataset at its snapshot and measure the normalisation on the training part."""
+        samples = find_samples(config.data)
+        transforms = fit_transforms(
+            samples, ChannelTransforms.default(config.data.channels), config.network.size,
+            number=config.data.statistics_samples, threads=config.data.threads,
+        )  # fmt: skip
+        return {"snapshot": samples.snapshot, "transforms": transforms.to_dict()}
+
+    @cached_property
+    def samples(self) -> Samples:
+        """All samples, at the snapshot that was pinned."""
+        return find_samples(self.config.data.model_copy(update={"version": self.prepared["snapshot"]}))
+
+    @cached_property
+    def _train(self) -> Loader:
         data = self.config.data
-        self.samples = find_samples(data)
-        self._train = Loader(
+        return Loader(
             self.samples.part("train"), self.transforms, self.config.network.size, threads=data.threads,
             pin=torch.cuda.is_available(),
         )  # fmt: skip
@@ -155,16 +176,9 @@ class LatentSpace:
             return sigma_vae_loss(output, batch["inputs"], mask=batch["mask"], sigma=network.sigma)
         return sigma_vae_loss(output, batch["inputs"], mask=batch["mask"])
 
-    def waited_s(self) -> float:
-        """Return the seconds that were waited for data."""
-        return self._train.timing.waited_s
-
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint says of data and model."""
-        return {
-            "experiment": "latent-space", "config": self.config.model_dump(mode="json"),
-            "transforms": self.transforms.to_dict(), "samples": self._train.samples.describe(),
-        }  # fmt: skip
+        return super().describe() | {"samples": self._train.samples.describe()}
 
 
 def find_samples(data: Data) -> Samples:

@@ -44,7 +44,7 @@ class Trained:
         if about.get("experiment") != "latent-space":
             raise UsageError(f"{folder} is a checkpoint of {about.get('experiment')!r}, not of 'latent-space'.")
         self.config = LatentSpaceConfig.model_validate(about["config"])
-        self.transforms = ChannelTransforms.from_dict(about["transforms"])
+        self.transforms = ChannelTransforms.from_dict(about["prepared"]["transforms"])
         self.hash = checkpoints.model_hash(folder)
         self.about = about
         self.network: SigmaVAE = make_network(self.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdoml_dist.recipe_base import Section
 
@@ -17,9 +17,11 @@ class Optimisation(Section):
     global_batch: int = Field(64, ge=1)
     """Samples per update, whatever the number of workers."""
     micro_batch: int = Field(16, ge=1)
-    """Samples that go through the network at once. It divides `global_batch`; the number of workers divides their ratio."""
+    """Samples that go through the network at once. It divides `global_batch`."""
     learning_rate: float = Field(1e-3, gt=0)
     """Of the Adam optimiser."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of Adam's running means of gradients and of their squares."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay (AdamW); 0 is Adam."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -32,8 +34,17 @@ class Optimisation(Section):
     """``auto``: bfloat16 for the network where a GPU has it, else float32. Weights and losses stay float32."""
     compile: bool = False
     """Whether to compile the network by ``torch.compile``."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is validated and kept besides them; none by default."""
     seed: int = 0
     """Of weights, order of samples and noise."""
+
+    @field_validator("betas")
+    @classmethod
+    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"betas are at least 0 and below 1, not {value}")
+        return value
 
     @model_validator(mode="after")
     def _divides(self) -> Optimisation:
@@ -51,9 +62,9 @@ class Watching(Section):
     """Validation, checkpoints, early stop."""
 
     validate_every: int = Field(500, ge=1)
-    """Steps between validations."""
+    """Steps between validations. The last step is validated too."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints. There is also one at every validation that is the best so far, and at the last step."""
     keep: int = Field(2, ge=1)
     """Newest checkpoints that are kept; the best by validation loss is kept besides."""
     log_every: int = Field(10, ge=1)
@@ -72,4 +83,6 @@ class Workers(Section):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """``auto``: a GPU per worker where the cluster has that many."""
     maximum_failures: int = Field(3, ge=-1)
-    """Worker and node losses that are survived; -1 for any number."""
+    """Worker and node losses that are survived; -1 for any number. Announced preemptions do not count."""
+    drain_s: float = Field(60.0, gt=0)
+    """How long a run that is told to stop may take to finish its step and write a checkpoint."""

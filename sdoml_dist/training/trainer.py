@@ -1,27 +1,35 @@
-"""Training on a Ray cluster: workers, checkpoints, logs, and going on after whatever ended the last run."""
+"""Training on a Ray cluster from the driver's side: preflight, workers, stopping, and going on after whatever ended a run."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
-import time
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdoml_dist.atomic import write_atomic
-from sdoml_dist.engine.cluster import connect, ray
-from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, StoreError
-from sdoml_dist.recipe_base import canonical_json, difference
+from sdoml_dist.engine.cluster import Cluster, connect, ray
+from sdoml_dist.engine.stop import StopHandler, interruptible
+from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, StoreError, UsageError
+from sdoml_dist.recipe_base import Store, canonical_json, difference
+from sdoml_dist.store.lease import Lease
 from sdoml_dist.training.config import Optimisation, Watching, Workers
+from sdoml_dist.training.control import Control, unpickled
 from sdoml_dist.training.experiment import Experiment
+from sdoml_dist.training.log import Follower, read_log
+from sdoml_dist.training.preflight import preflight
 
 logger = logging.getLogger("sdoml")
 
-IDENTITY, LOG = "training.json", "metrics.jsonl"
+IDENTITY = "training.json"
+_POLL_S = 0.2
+# What may differ between runs that go on with one training.
+_FREE = ("settings.config.workers.", "settings.config.watching.", "settings.config.output")
+_FREE_ENDS = ("training.steps", "data.threads")
+_SAFE = "The newest checkpoint is kept."
 
 
 @dataclass(frozen=True)
@@ -34,31 +42,35 @@ class Outcome:
         Of the command.
     step : int
         Steps that are done.
-    checkpoint : str
-        Folder of the newest checkpoint.
+    checkpoint, best : str
+        Folders of the newest checkpoint, and of the best by validation; empty if there is none.
     metrics : dict
-        Of the last step.
+        Of the last line of the log.
+    before : bool
+        Whether the training was finished before.
     """
 
     exit_code: ExitCode
     step: int
     checkpoint: str
-    metrics: dict[str, Any]
+    best: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    before: bool = False
 
 
 def train(
-    make: Callable[[dict[str, Any]], Experiment], settings: dict[str, Any], output: str | Path,
-    optimisation: Optimisation, watching: Watching, workers: Workers, *, name: str = "training",
-    cpus: int | None = None,
+    make: Callable[[dict[str, Any]], Experiment], settings: dict[str, Any] | Callable[[Path], dict[str, Any]],
+    output: str | Path, optimisation: Optimisation, watching: Watching, workers: Workers, *, name: str = "training",
+    cpus: int | None = None, identity: dict[str, Any] | None = None,
 ) -> Outcome:  # fmt: skip
     """Train an experiment, or go on where an earlier run stopped: the same call does both.
 
     Parameters
     ----------
     make : callable
-        Makes the experiment from `settings`; importable on every worker.
-    settings : dict
-        What the experiment needs, as plain data.
+        Makes the experiment from its settings; importable on every worker.
+    settings : dict or callable
+        What the experiment needs, as plain data; or what returns it, given the run's folder.
     output : path
         Folder that every node can reach: checkpoints, log, plots.
     optimisation : Optimisation
@@ -71,189 +83,169 @@ def train(
         Folder of the run below `output`.
     cpus : int, optional
         CPUs of a private Ray.
+    identity : dict, optional
+        What makes this training another than others; by default `settings`.
 
     Raises
     ------
     StoreError
         If the folder holds another training.
     EnvironmentFault
-        If workers are lost more often than allowed, or the cluster is too small.
+        If workers are lost more often than allowed, the cluster is too small, or another driver trains here.
+    Stopped
+        If it was broken off.
     SdomlError
         What ended the training on a worker.
     """
+    if "://" in str(output):
+        raise UsageError(
+            f"Checkpoints cannot be written to {output}.",
+            "Runs are kept in a folder that all nodes share.",
+            "Set output to a shared folder; the dataset itself may be in an object store.",
+        )
     folder = Path(output).absolute() / name
-    _claim(folder, {"settings": settings, "training": optimisation.model_dump(mode="json")})
-    with connect(cpus) as cluster:
-        gpus = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-        use_gpu = workers.device == "gpu" or (workers.device == "auto" and gpus >= workers.number)
-        if workers.number * workers.cpus > cluster.cpus or (use_gpu and gpus < workers.number):
-            raise EnvironmentFault(
-                f"{workers.number} workers of {workers.cpus:g} CPUs{' and a GPU' if use_gpu else ''} do not fit: the cluster "
-                f"has {cluster.cpus:g} CPUs and {gpus:g} GPUs.",
-                "The group would wait for ever.",
-                "Lower workers.number or workers.cpus, or add nodes.",
-            )
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "make": make, "settings": settings, "optimisation": optimisation.model_dump(mode="json"),
-                "watching": watching.model_dump(mode="json"), "folder": str(folder), "use_gpu": use_gpu,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=workers.number, use_gpu=use_gpu, resources_per_worker={"CPU": workers.cpus},
-            ),
-            run_config=RunConfig(
-                name=name, storage_path=str(Path(output).absolute()),
-                failure_config=FailureConfig(max_failures=workers.maximum_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=watching.keep),
-            ),
-        )  # fmt: skip
-        try:
-            result = trainer.fit()
-        except Exception as error:
-            cause = _ours(error)
-            if cause is not None:
-                raise cause from None
-            raise EnvironmentFault(
-                f"Training ended: {str(error).strip().splitlines()[-1][:500]}",
-                "The newest checkpoint is kept.",
-                "Cure the cause; the same command goes on.",
-            ) from error
-    metrics = dict(result.metrics or {})
-    place = str(result.checkpoint.path) if result.checkpoint is not None else ""
-    return Outcome(ExitCode.COMPLETE, int(metrics.get("step", 0)), place, metrics)
+    if workers.number > optimisation.micro_batches:
+        raise UsageError(
+            f"{optimisation.micro_batches} micro-batches per update are too few for {workers.number} workers.",
+            "Each worker computes at least one.",
+            "Lower workers.number or training.micro_batch.",
+        )
+    with interruptible(_SAFE), Lease(Store(url=str(folder)), "sdoml train"):
+        known = settings if isinstance(settings, dict) else None
+        claim = {"settings": known if identity is None else identity, "training": optimisation.model_dump(mode="json")}
+        compare(folder, claim)
+        done = _outcome(folder, optimisation, watching)
+        if done is not None and done.exit_code is ExitCode.COMPLETE:
+            return Outcome(done.exit_code, done.step, done.checkpoint, done.best, done.metrics, before=True)
+        given = settings if isinstance(settings, dict) else settings(folder)
+        write_atomic(folder / IDENTITY, json.dumps(claim, indent=1).encode())
+        if done is not None:
+            logger.info("going on at step %d of %d", done.step, optimisation.steps)
+        with connect(cpus) as cluster:
+            use_gpu = preflight(cluster, folder, workers)
+            stopped = _fit(make, given, folder, optimisation, watching, workers, use_gpu, cluster)
+    done = _outcome(folder, optimisation, watching)
+    if done is None or (done.exit_code is not ExitCode.COMPLETE and not stopped):
+        raise EnvironmentFault(
+            f"Training ended at step {done.step if done else 0} of {optimisation.steps}.", _SAFE, "The same command goes on."
+        )
+    return done
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Say what is trained here, or refuse to go on with something else."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _outcome(folder: Path, optimisation: Optimisation, watching: Watching) -> Outcome | None:
+    """Return how far a run has come by its newest checkpoint; None if there is none."""
+    from sdoml_dist.training import checkpoint as checkpoints
+
+    there = checkpoints.found(folder)
+    if not there:
+        return None
+    about = checkpoints.about(there[-1])
+    patient = watching.patience is None or int(about["stale"]) < watching.patience
+    finished = int(about["step"]) >= optimisation.steps or not patient
+    lines = [line for line in read_log(folder) if line["step"] <= about["step"]]
+    return Outcome(
+        ExitCode.COMPLETE if finished else ExitCode.STOPPED, int(about["step"]), str(there[-1]),
+        str(checkpoints.best(folder) or ""), lines[-1] if lines else {},
+    )  # fmt: skip
+
+
+def compare(folder: Path, claim: dict[str, Any]) -> None:
+    """Refuse to go on with another training than the one that a folder holds.
+
+    Raises
+    ------
+    StoreError
+        With the differences.
+    """
     path = folder / IDENTITY
     if not path.is_file():
-        write_atomic(path, json.dumps(identity, indent=1).encode())
         return
-    lines = difference(json.loads(path.read_text(encoding="utf-8")), json.loads(canonical_json(identity)))
+    lines = difference(json.loads(path.read_text(encoding="utf-8")), json.loads(canonical_json(claim)))
+    names = [line.strip().partition(":")[0] for line in lines]
     # More steps are a longer training, not another one.
-    lines = [line for line in lines if not line.strip().partition(":")[0].endswith("training.steps")]
+    lines = [
+        line for line, name in zip(lines, names, strict=True) if not name.startswith(_FREE) and not name.endswith(_FREE_ENDS)
+    ]
     if lines:
         raise StoreError(
             f"{folder} holds another training:\n" + "\n".join(lines),
             "Going on would mix two networks.",
-            "Undo the change, or give this training an output of its own.",
+            "Undo the change, or give this training a name or an output of its own.",
         )
-    write_atomic(path, json.dumps(identity, indent=1).encode())
 
 
-def _ours(error: BaseException | None) -> SdomlError | None:
-    """Return the error of this package that ended a worker, if it was one."""
+def _fit(
+    make: Callable[[dict[str, Any]], Experiment], settings: dict[str, Any], folder: Path, optimisation: Optimisation,
+    watching: Watching, workers: Workers, use_gpu: bool, cluster: Cluster,
+) -> bool:  # fmt: skip
+    """Run the group of workers to its end; return whether it was asked to stop."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from sdoml_dist.training.worker import work
+
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    control = ray.remote(Control).options(num_cpus=0, scheduling_strategy=here).remote()
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={
+            "make": make, "settings": settings, "optimisation": optimisation.model_dump(mode="json"),
+            "watching": watching.model_dump(mode="json"), "folder": str(folder), "use_gpu": use_gpu, "control": control,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers.number, use_gpu=use_gpu, resources_per_worker={"CPU": workers.cpus},
+        ),
+        run_config=RunConfig(
+            name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=workers.maximum_failures),
+        ),
+    )  # fmt: skip
+    ended: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - raised again below
+            ended.append(error)
+
+    # Ray's own handling of signals would end the run without a checkpoint; it installs none outside the main thread.
+    thread = threading.Thread(target=fit, name="train", daemon=True)
+    follower = Follower(folder, optimisation.steps)
+    handler = StopHandler(workers.drain_s)
+    with handler.listening():
+        thread.start()
+        asked = False
+        while thread.is_alive():
+            thread.join(_POLL_S)
+            follower.look()
+            if handler.requested and not asked:
+                asked = True
+                logger.info("%s: stopping after the step under way", handler.reason)
+                control.stop.remote()
+            handler.check()
+    noted = ray.get(control.failure.remote())
+    if noted is not None:
+        raise unpickled(noted)
+    if ended:
+        _raise(ended[0])
+    return handler.requested
+
+
+def _raise(error: BaseException) -> None:
+    """Raise what ended the workers: the error of this package behind it, or a fault of the environment."""
     seen: set[int] = set()
-    queue = [error]
+    queue: list[BaseException | None] = [error]
     while queue:
         one = queue.pop()
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
         if isinstance(one, SdomlError):
-            return one
+            raise one from None
         queue += [one.__cause__, one.__context__, *getattr(one, "worker_failures", {}).values()]
-    return None
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """Run one worker of the group; Ray calls it again after a loss."""
-    import ray.train
-    import torch
-    from ray.train.torch import get_device
-
-    from sdoml_dist.training.loop import Loop, Progress, Worker
-
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = get_device() if config["use_gpu"] else torch.device("cpu")
-    watching = Watching.model_validate(config["watching"])
-    experiment = config["make"](config["settings"])
-    loop = Loop(experiment, Optimisation.model_validate(config["optimisation"]), watching, Worker(rank, world, device))
-    newest = ray.train.get_checkpoint()
-    if newest is not None:
-        with newest.as_directory() as folder:
-            loop.load(Path(folder))
-    log = Log(Path(config["folder"]), loop.step) if rank == 0 else None
-    started = time.monotonic()
-    stop = False
-
-    def report(progress: Progress) -> None:
-        nonlocal stop
-        last = progress.step == loop.optimisation.steps
-        stop = ray.train.get_preemption_info() is not None
-        due = progress.step % watching.checkpoint_every == 0 or last or stop
-        if log is not None and (due or progress.validation or progress.step % watching.log_every == 0):
-            elapsed = time.monotonic() - started
-            log.write(
-                progress.step,
-                progress.metrics
-                | {f"validation_{key}": value for key, value in (progress.validation or {}).items()}
-                | {"elapsed_s": elapsed, "data_wait": experiment.waited_s() / max(elapsed, 1e-9)},
-            )
-        if not due:
-            return
-        loop.average_buffers()
-        told = {
-            "step": progress.step,
-            **progress.metrics,
-            **{f"validation_{k}": v for k, v in (progress.validation or {}).items()},
-        }
-        with tempfile.TemporaryDirectory() as folder:
-            if rank == 0:
-                loop.save(Path(folder), told)
-                made = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(told, checkpoint=made if rank == 0 else None)
-
-    loop.run(report, lambda: stop)
-
-
-class Log:
-    """Metrics of a training, a line of JSON per step that is told, beside TensorBoard's files.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Where.
-    step : int
-        Step that is gone on from; lines of later steps, of a run that lost them, are taken out.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / LOG
-        kept = [line for line in read_log(folder) if line["step"] <= step]
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Add a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "unix_s": time.time()} | metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
-        self._board.flush()
-        logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; a last one that was cut off is left out."""
-    path = folder / LOG
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    raise EnvironmentFault(
+        f"Training ended: {str(error).strip().splitlines()[-1][:500]}",
+        _SAFE,
+        "Cure the cause; the same command goes on.",
+    ) from error
