@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
+from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.cli_training import (
@@ -138,6 +139,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_similar,
         "find the most similar suns in a latent catalog",
         "sdoml similar /data/latents --time 2014-01-07T18:00 -k 20",
+    ),
+    "submit": (
+        run_submit,
+        add_submit,
+        "run a verb as a job of a Ray cluster, follow it, and end with its exit code",
+        "sdoml submit --address http://HEAD:8265 -- build sdoml-v2 --set store.url=s3://bucket/sdoml",
     ),
     "expire": (
         data.run_expire,
