@@ -16,6 +16,7 @@ from sdoml_dist.recipe_base import Period, Resources, Section, Store, canonical_
 from sdoml_dist.recipe_sources import (
     FilesConfig,
     JsocConfig,
+    NetworkConfig,
     PublishedConfig,
     SimulatorConfig,
     SourceConfig,
@@ -162,6 +163,10 @@ class Recipe(Section):
                 raise ValueError(f"the synoptic tree holds AIA only, nothing of product {self.product!r}")
         if isinstance(self.source, PublishedConfig) and self.calibration.degradation is not None:
             raise ValueError("published images are corrected for degradation already")
+        if isinstance(self.source, NetworkConfig) and (
+            self.calibration.degradation is not None or self.contents.kind == "series"
+        ):
+            raise ValueError("a network makes images, which no calibration table applies to")
         if self.product == "eve_diodes" and isinstance(self.source, SimulatorConfig):
             raise ValueError("the diodes are not simulated; take files of ESP level 1 or EVE level 0CS")
         if self.contents.kind == "series" and isinstance(self.source, JsocConfig):
@@ -188,10 +193,10 @@ class Recipe(Section):
 
     @property
     def level(self) -> Literal["1", "1.5"]:
-        """Processing level of the source frames; published images are past both."""
+        """Processing level of the source frames; published images and those of a network are past both."""
         if isinstance(self.source, FilesConfig):
             return self.source.level
-        if isinstance(self.source, PublishedConfig):
+        if isinstance(self.source, PublishedConfig | NetworkConfig):
             return "1.5"
         return "1.5" if isinstance(self.source, SynopticConfig) else "1"
 
@@ -227,6 +232,8 @@ class Recipe(Section):
         )
         for key in ("network", "cache", "index_cache", "email", "storage_options", "verify_etag", "export_timeout_s"):
             data["source"].pop(key, None)
+        if isinstance(self.source, NetworkConfig):
+            data["source"].pop("url")
         data["calibration"].pop("cache")
         for pin in ("degradation", "pointing"):
             if data["calibration"][pin] and data["calibration"][pin]["sha256"]:

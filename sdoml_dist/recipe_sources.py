@@ -134,6 +134,27 @@ class PublishedConfig(Section):
     _secrets = field_validator("storage_options")(_no_secrets)
 
 
+class NetworkConfig(Section):
+    """Images that a trained network made, by ``sdoml decode`` for example. The verb that made them goes on with them."""
+
+    kind: Literal["network"]
+    experiment: str
+    """Which experiment the network was trained for."""
+    checkpoint: str = Field(pattern="^[0-9a-f]{16}$")
+    """SHA-256 of its weights, 16 hexadecimal digits."""
+    url: str
+    """What it was applied to: a dataset, or a catalog of latents. May be moved."""
+    snapshot: str
+    """Version of the dataset that the network's input is from."""
+    channels: tuple[str, ...]
+    """Channels of the input, in the order in which the network takes them."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What else pixels depend on, as plain data."""
+    pixels: int | None = Field(None, ge=16)
+    """Side of the images that the network makes."""
+
+
 SourceConfig = Annotated[
-    FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig | PublishedConfig, Field(discriminator="kind")
+    FilesConfig | SynopticConfig | JsocConfig | SimulatorConfig | PublishedConfig | NetworkConfig,
+    Field(discriminator="kind"),
 ]

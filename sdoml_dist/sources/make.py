@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sdoml_dist.errors import UsageError
 from sdoml_dist.recipe import Recipe
-from sdoml_dist.recipe_sources import FilesConfig, JsocConfig, PublishedConfig, SimulatorConfig
+from sdoml_dist.recipe_sources import FilesConfig, JsocConfig, NetworkConfig, PublishedConfig, SimulatorConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.base import Source
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def make_source(recipe: Recipe | EmergenceRecipe) -> Source:
-    """Return the source of a recipe; its side files are next to the dataset unless the recipe says otherwise."""
+    """Return the source of a recipe; its side files are next to the dataset unless the recipe says otherwise.
+
+    Raises
+    ------
+    UsageError
+        If a network made the images: they have no frames to build from.
+    """
     config, place, options = recipe.source, sidecar_url(recipe.store), sidecar_options(recipe.store)
     if isinstance(config, FilesConfig):
         from sdoml_dist.sources.files import FilesSource
@@ -37,6 +44,12 @@ def make_source(recipe: Recipe | EmergenceRecipe) -> Source:
         if isinstance(recipe, Recipe):
             check_grid(recipe)
         return PublishedSource(config, recipe.contents, join(place, "index"), options)
+    if isinstance(config, NetworkConfig):
+        raise UsageError(
+            f"The images of this recipe were made by a network of the experiment {config.experiment!r}.",
+            "There are no frames that they could be built from.",
+            "Use the verb that made them, for example 'sdoml decode'.",
+        )
     from sdoml_dist.sources.synoptic import SynopticSource
 
     return SynopticSource(config)

@@ -11,7 +11,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -59,14 +59,22 @@ class Dataset:
         Whether the stored period may grow to the plan's.
     branch : str
         Which line of commits to go on with.
+    ledger : Ledger, optional
+        Of products that are committed together; by default one of its own.
     """
 
-    def __init__(self, plan: Plan, calibration: dict[str, Any], extend: bool = False, branch: str = BRANCH) -> None:
+    def __init__(
+        self, plan: Plan, calibration: dict[str, Any], extend: bool = False, branch: str = BRANCH,
+        ledger: Ledger | None = None,
+    ) -> None:  # fmt: skip
         self.plan, self.store = plan, plan.recipe.store
-        self.ledger = Ledger(self.store, branch)
+        self.ledger = Ledger(self.store, branch) if ledger is None else ledger
         self._adopt(calibration, extend)
-        self.fork_bytes = self.ledger.fork()
+
+    @cached_property
+    def fork_bytes(self) -> bytes:
         """A pickled fork of the session, through which workers write."""
+        return self.ledger.fork()
 
     def _adopt(self, calibration: dict[str, Any], extend: bool) -> None:
         """Create what the plan needs, or refuse a plan that does not fit what is there."""
@@ -162,9 +170,9 @@ class Dataset:
             If the storage refuses, or another driver has committed meanwhile.
         """
         forks = (receipt.fork for receipt in receipts if receipt.fork)
-        self.ledger.merge(forks, partial(self._write_tables, receipts), message, metadata)
+        self.ledger.merge(forks, partial(self.write_tables, receipts), message, metadata)
 
-    def _write_tables(self, receipts: list[Receipt]) -> None:
+    def write_tables(self, receipts: list[Receipt]) -> None:
         """Write status, keywords and moments: each touched array chunk is read and written once."""
         column = {name: index for index, name in enumerate(self.plan.recipe.channels)}
         by_year: dict[int, list[Receipt]] = defaultdict(list)
