@@ -5,7 +5,6 @@ Nothing here talks to SLURM or Ray. Where SLURM, the affinity of the process and
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -66,12 +65,13 @@ def _expand(pattern: str) -> Iterator[str]:
         yield before
         return
     inside, _, after = rest.partition("]")
-    for span, tail in itertools.product(inside.split(","), list(_expand(after))):
+    tails = list(_expand(after))
+    for span in inside.split(","):
         first, dash, last = span.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise UsageError(f"{pattern!r} is not a list of nodes.", "", "See SLURM_JOB_NODELIST of the job.")
         for number in range(int(first), int(last or first) + 1):
-            yield f"{before}{number:0{len(first)}d}{tail}"
+            yield from (f"{before}{number:0{len(first)}d}{tail}" for tail in tails)
 
 
 def per_node(text: str) -> list[int]:

@@ -1,0 +1,262 @@
+"""What a SLURM job may use, where it puts things, and how it waits: without SLURM."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdoml_dist.engine import allocation, slurm_node
+from sdoml_dist.engine.allocation import Share, node_names, own_address, per_node, ports, share, temporary_folder
+from sdoml_dist.engine.slurm_job import Job, Runner, main, wait_for_nodes
+from sdoml_dist.engine.slurm_node import fault_path, ray_command
+from sdoml_dist.errors import EnvironmentFault, ExitCode, UsageError
+from tests.conftest import ROOT
+
+BASE = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[07-09],gpu1", "SLURM_JOB_CPUS_PER_NODE": "4(x3),8"}
+
+
+def job(folder: Path, **changes: str) -> Job:
+    return Job.of(BASE | {"SLURM_SUBMIT_DIR": str(folder)} | changes)
+
+
+def test_lists_of_nodes_and_numbers() -> None:
+    assert node_names("node[01-03,07],gpu5") == ["node01", "node02", "node03", "node07", "gpu5"]
+    assert node_names("r[1-2]n[08-10]") == ["r1n08", "r1n09", "r1n10", "r2n08", "r2n09", "r2n10"]
+    assert node_names("login") == ["login"]
+    assert per_node("4(x2),8") == [4, 4, 8]
+    for bad in ("node[1-x]", "node[]"):
+        with pytest.raises(UsageError, match="not a list of nodes"):
+            node_names(bad)
+    with pytest.raises(UsageError, match="numbers per node"):
+        per_node("4(y2)")
+
+
+def test_a_job_reads_its_environment_and_begins_where_its_script_runs(tmp_path: Path) -> None:
+    found = job(tmp_path, SLURMD_NODENAME="node08", SLURM_RESTART_COUNT="2", SLURM_ARRAY_TASK_ID="3")
+    assert found.nodes == ("node08", "node07", "node09", "gpu1")
+    assert found.cpus == (4, 4, 4, 8)
+    assert (found.number, found.restart, found.task, found.least_nodes) == (4711, 2, 3, 4)
+    step = found.step(3)
+    assert "--nodelist=gpu1" in step
+    assert "--cpus-per-task=8" in step
+    with pytest.raises(UsageError, match="not a SLURM job"):
+        Job.of({})
+
+
+def test_only_the_allocation_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(allocation, "_group_limits", lambda: (float("inf"), float("inf")))
+    whole = psutil.virtual_memory().total
+    assert share({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "2000"}) == Share(4, 2000 * 2**20, 0)
+    assert share({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_CPU": "500"}).memory_bytes == 2000 * 2**20
+    # SLURM says nothing of memory: the CPUs' part of the machine's. It says more than there is: what there is.
+    assert share({"SLURM_CPUS_ON_NODE": "1"}).memory_bytes <= whole
+    assert share({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "999999999"}).memory_bytes == whole
+    assert share({"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1"}).gpus == 2
+    assert share({"CUDA_VISIBLE_DEVICES": ""}).gpus == 0
+    monkeypatch.setattr(allocation, "_group_limits", lambda: (2.5, 1e9))
+    assert share({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "2000"}) == Share(2, 10**9, 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert share({"SLURM_CPUS_ON_NODE": "4"}).cpus == 1
+
+
+@given(st.integers(1200 * 2**20, 2**42), st.booleans())
+def test_memory_is_divided_and_never_more_than_all(memory: int, head: bool) -> None:
+    actors, store = Share(4, memory, 0).for_ray(head)
+    assert actors + store < memory
+    assert actors > memory * 0.4
+    assert store >= 75 * 2**20
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(EnvironmentFault, match="Nothing would be left"):
+        Share(1, 300 * 2**20, 0).for_ray(head=True)
+
+
+@given(st.integers(1, 10**8), st.integers(1, 1399), st.integers(0, 4))
+def test_jobs_have_ports_of_their_own(number: int, more: int, attempt: int) -> None:
+    mine, others = (set(ports(n, attempt, lambda _: True).values()) for n in (number, number + more))
+    assert not mine & others
+    assert len(mine) == len(allocation.PORTS)
+    # Below what Linux hands out to others, above what needs rights.
+    assert min(mine) >= 10_000
+    assert max(mine) < 32_768
+    assert mine.isdisjoint(ports(number, attempt + 1, lambda _: True).values())
+
+
+def test_a_taken_port_moves_the_whole_block() -> None:
+    with socket.socket() as taken:
+        wanted = ports(1234, free=lambda _: True)["dashboard"]
+        taken.bind(("127.0.0.1", wanted))
+        taken.listen()
+        assert ports(1234) == ports(1234, 1)
+    with pytest.raises(EnvironmentFault, match="ports in a row"):
+        ports(1, free=lambda _: False)
+
+
+def test_the_path_of_sockets_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert temporary_folder({}, 4711) == Path("/tmp/r4711")
+    # A long default gives way, a long choice is refused with the sum.
+    long = "/scratch/" + "x" * 60
+    assert temporary_folder({"SLURM_TMPDIR": long}, 4711) == Path("/tmp/r4711")
+    with pytest.raises(EnvironmentFault, match=r"75 bytes and 67 of Ray's sockets below it are 142, a socket may have 107"):
+        temporary_folder({"SDOML_TMP": long}, 4711)
+    monkeypatch.setattr(allocation, "_filesystem", lambda _: "lustre")
+    with pytest.raises(EnvironmentFault, match=r"network file system \(lustre\)"):
+        temporary_folder({"SDOML_TMP": "/work"}, 4711)
+
+
+def test_the_address_is_one_of_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = type("Entry", (), {"family": socket.AF_INET})
+    cards = {"lo": "127.0.0.1", "eth0": "192.0.2.7", "ib0": "198.51.100.7"}
+
+    def cards_of_this_node() -> dict[str, list[Any]]:
+        found = {name: [entry()] for name in cards}
+        for name, address in cards.items():
+            found[name][0].address = address
+        return found
+
+    monkeypatch.setattr(psutil, "net_if_addrs", cards_of_this_node)
+    assert own_address({"SDOML_IFACE": "ib0"}) == "198.51.100.7"
+    # A name that leads to loopback or elsewhere does not count.
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (a, 0)) for a in ("127.0.1.1", "198.51.100.7")])
+    assert own_address({"SLURMD_NODENAME": "node07"}) == "198.51.100.7"
+    with pytest.raises(EnvironmentFault, match=r"eth0 \(192\.0\.2\.7\)"):
+        own_address({"SDOML_IFACE": "ib1"})
+
+
+def test_ray_is_told_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_node, "own_address", lambda *_: "192.0.2.7")
+    monkeypatch.setattr(slurm_node, "share", lambda _: Share(4, 8 * 2**30, 2))
+    places = {"temporary": tmp_path, "spill": tmp_path / "spill"}
+    head, address = ray_command({}, node="n1", job=5, attempt=0, head=None, **places)
+    worker, same = ray_command({}, node="n2", job=5, attempt=0, head=address, **places)
+    assert address == same == "192.0.2.7:10080"
+    for command in (head, worker):
+        given_options = {part.split("=")[0] for part in command}
+        assert {"--num-cpus", "--num-gpus", "--memory", "--object-store-memory", "--temp-dir", "--block"} <= given_options
+        # None of Ray's fixed ports is left to its default.
+        assert {f"--{name}-port" for name in ("node-manager", "object-manager", "runtime-env-agent")} <= given_options
+        assert "--num-gpus=2" in command
+    assert "--address=192.0.2.7:10080" in worker
+    assert "--head" in head
+    assert "--dashboard-host=127.0.0.1" in head
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_waiting_for_nodes_counts_and_names(tmp_path: Path) -> None:
+    found, clock = job(tmp_path), Clock()
+    times = {"node07": 1, "node08": 5, "node09": 20, "gpu1": 30}
+
+    def seen() -> set[str]:
+        return {name for name, since in times.items() if clock.now >= since}
+
+    wait_for_nodes(found, seen, lambda: False, clock=clock, sleep=clock.sleep)
+    assert 30 <= clock.now < 31
+    times["node09"] = 10**6
+    clock.now = 0.0
+    with pytest.raises(EnvironmentFault, match="3/4 nodes after 300 s; missing node09") as caught:
+        wait_for_nodes(found, seen, lambda: False, clock=clock, sleep=clock.sleep)
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    # One that has said why is not waited for.
+    clock.now = 40.0
+    found.folder.mkdir()
+    fault_path(found.folder, 0, "node09").write_text("/tmp has 0.10 GB free")
+    with pytest.raises(EnvironmentFault, match=r"0\.10 GB free"):
+        wait_for_nodes(found, seen, lambda: False, clock=clock, sleep=clock.sleep)
+    assert clock.now == 40.0
+    wait_for_nodes(job(tmp_path, SDOML_MIN_NODES="3"), seen, lambda: False, clock=clock, sleep=clock.sleep)
+
+
+class Driverless(Runner):
+    """A run whose steps do nothing, on a driver of our choice."""
+
+    code = 0
+
+    def _address(self) -> str | None:
+        return "192.0.2.7:10080"
+
+    def _drive(self, address: str) -> int:
+        assert (os.environ["RAY_AUTH_MODE"], Path(os.environ["RAY_AUTH_TOKEN_PATH"]).stat().st_mode & 0o777) == (
+            "token", 0o600,
+        )  # fmt: skip
+        self.signal = self.sent
+        return self.code
+
+
+def test_exit_codes_and_requeues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    asked: list[list[str]] = []
+
+    class Done:
+        returncode, stderr = 0, ""
+
+    monkeypatch.setattr("sdoml_dist.engine.slurm_job.wait_for_nodes", lambda *_: None)
+    monkeypatch.setattr(Job, "step", lambda self, index: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command) or Done())
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def ends(code: int, sent: int | None = None, **changes: str) -> tuple[int, int]:
+        asked.clear()
+        runner = Driverless(job(tmp_path, **changes), ["build", "r"])
+        runner.code, runner.sent = code, sent
+        result = runner.run()
+        assert not (runner.job.folder / "token").exists()
+        return result, len(asked)
+
+    try:
+        assert ends(0) == (0, 0)
+        assert ends(3) == (3, 0)
+        assert ends(-9) == (137, 0)
+        # The time limit: drained, and back into the queue; unless it was finished, or that has been done too often.
+        assert ends(75, signal.SIGUSR1) == (75, 1)
+        assert asked[0] == ["scontrol", "requeue", "4711"]
+        assert ends(-10, signal.SIGUSR1) == (75, 1)
+        assert ends(0, signal.SIGUSR1) == (0, 0)
+        assert ends(75, signal.SIGUSR1, SLURM_RESTART_COUNT="50") == (75, 0)
+        # SLURM itself puts a preempted job back.
+        assert ends(75, signal.SIGTERM) == (75, 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_part_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in (BASE | {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "4"}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["--parts", "3", "build", "r"]) == ExitCode.USAGE
+    assert main([]) == ExitCode.USAGE
+
+
+def test_the_scripts_are_sound() -> None:
+    for script in sorted((ROOT / "slurm").glob("*.sbatch")):
+        subprocess.run(["bash", "-n", str(script)], check=True)
+        text = script.read_text()
+        assert "#SBATCH --signal=B:USR1@300" in text
+        assert "exec " in text
+    # Every variable of the site file is read by the program or the scripts.
+    read = "".join(path.read_text() for path in [*(ROOT / "slurm").glob("*.sbatch"), *(ROOT / "sdoml_dist/engine").glob("*.py")])
+    names = [line[1:].split("=")[0] for line in (ROOT / "slurm/site.env.example").read_text().splitlines() if line[:2] == "#S"]
+    assert len(names) >= 8
+    assert all(name in read for name in names)
