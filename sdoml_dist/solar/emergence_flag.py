@@ -29,7 +29,9 @@ def _smoothed(values: np.ndarray, width: int) -> np.ndarray:
     return np.convolve(np.pad(values, width // 2, mode="edge"), np.full(width, 1.0 / width), mode="valid")
 
 
-def emergence_slope(intensity: np.ndarray, *, smooth: int = SMOOTH_STEPS) -> np.ndarray:
+def emergence_slope(
+    intensity: np.ndarray, *, smooth: int = SMOOTH_STEPS, smooth_slope: int | None = None
+) -> np.ndarray:
     """Return the smoothed change of an intensity per step, which the criterion is about.
 
     Parameters
@@ -38,6 +40,9 @@ def emergence_slope(intensity: np.ndarray, *, smooth: int = SMOOTH_STEPS) -> np.
         Shape (time,), even steps, NaN where nothing was observed.
     smooth : int
         Length of both moving averages, odd.
+    smooth_slope : int, optional
+        Length of that of the slope, where it is another one. The published code takes forecasts as they are, and smooths
+        their slope alone.
 
     Returns
     -------
@@ -52,14 +57,23 @@ def emergence_slope(intensity: np.ndarray, *, smooth: int = SMOOTH_STEPS) -> np.
     """
     if intensity.ndim != 1:
         raise ValueError(f"the intensity of one tile is needed, not shape {intensity.shape}")
-    if smooth < 1 or smooth % 2 == 0:
-        raise ValueError(f"a moving average has an odd number of steps, not {smooth}")
+    after = smooth if smooth_slope is None else smooth_slope
+    for steps in (smooth, after):
+        if steps < 1 or steps % 2 == 0:
+            raise ValueError(f"a moving average has an odd number of steps, not {steps}")
     slope = np.full(intensity.shape, np.nan)
     for start, stop in _stretches(np.isfinite(intensity)):
         if stop - start > 1:
             level = _smoothed(intensity[start:stop].astype(np.float64), smooth)
-            slope[start:stop] = _smoothed(np.gradient(level), smooth)
+            slope[start:stop] = _smoothed(np.gradient(level), after)
     return slope
+
+
+def first_run(slope: np.ndarray, threshold: float, run: int) -> int | None:
+    """Return the first step of the first `run` steps in a row whose slope is at or below a threshold; NaN ends a run."""
+    with np.errstate(invalid="ignore"):
+        falling = slope <= threshold
+    return next((start for start, stop in _stretches(falling) if stop - start >= run), None)
 
 
 def emergence_step(
@@ -84,9 +98,7 @@ def emergence_step(
     int or None
         First step of the first such run.
     """
-    with np.errstate(invalid="ignore"):
-        falling = emergence_slope(intensity, smooth=smooth) <= threshold
-    return next((start for start, stop in _stretches(falling) if stop - start >= run), None)
+    return first_run(emergence_slope(intensity, smooth=smooth), threshold, run)
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
