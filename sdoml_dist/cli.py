@@ -14,15 +14,14 @@ from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
 from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
+from sdoml_dist.cli_latent import add_evaluate, add_similar, run_evaluate, run_similar
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.cli_training import (
     add_encode,
     add_schema,
-    add_similar,
     add_train,
     run_encode,
     run_schema,
-    run_similar,
     run_train,
 )
 from sdoml_dist.errors import ExitCode, SdomlError
@@ -127,6 +126,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_train,
         "train the network of a published experiment, or go on where a run stopped",
         "sdoml train latent-space --set data.store.url=/data/sdoml",
+    ),
+    "evaluate": (
+        run_evaluate,
+        add_evaluate,
+        "make the tables and pictures of a trained network's experiment, beside the published figures",
+        "sdoml evaluate runs/latent-space --part test",
     ),
     "encode": (
         run_encode,

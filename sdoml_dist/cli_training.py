@@ -83,29 +83,3 @@ def run_encode(options: argparse.Namespace) -> int:
         f"{done.seconds:.0f} s; {done.resumed_units} files there before"
     )
     return int(done.exit_code)
-
-
-def add_similar(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``similar``."""
-    parser.add_argument("catalog", help="folder or bucket of a latent catalog")
-    parser.add_argument("--time", required=True, help="the Sun to compare with, UTC")
-    parser.add_argument("-k", type=int, default=20, help="how many")
-    parser.add_argument("--metric", choices=["euclidean", "cosine"], default="euclidean", help="distance of latents")
-    parser.add_argument(
-        "--exclude-within", default="0s", metavar="TIME", help="leave out what is this near in time, e.g. 7d"
-    )
-    parser.add_argument("--endpoint-url", help="address of an S3-compatible server")
-    parser.add_argument("--region", help="region of the bucket")
-
-
-def run_similar(options: argparse.Namespace) -> int:
-    """Run ``similar`` and return its exit code."""
-    from sdoml_dist.store.catalog import open_catalog
-    from sdoml_dist.store.similar import similar
-
-    found = similar(
-        open_catalog(options.catalog, **store_options(options)), options.time, options.k, metric=options.metric,
-        exclude_within=options.exclude_within,
-    )  # fmt: skip
-    print(found.to_pandas().to_string(index=False))
-    return 0

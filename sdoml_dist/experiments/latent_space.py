@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from sdoml_dist.models.sigma_vae import SIZES, SigmaVAE
 from sdoml_dist.models.transforms import ChannelTransforms
 from sdoml_dist.models.vae_loss import beta_vae_loss, sigma_vae_loss
 from sdoml_dist.recipe_base import Section, Store, parse_duration
+from sdoml_dist.report.suns import write_suns
+from sdoml_dist.solar.times import format_fits_time
 from sdoml_dist.training.config import Optimisation, Watching, Workers
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.loading import Loader, fit_transforms
@@ -29,6 +32,7 @@ from sdoml_dist.training.samples import Samples
 
 CHANNELS = ("94A", "131A", "171A", "193A", "211A", "304A", "335A", "1600A", "1700A", "Bx", "By", "Bz")
 """Channels of the paper."""
+_SHOWN = 2
 
 
 class Data(Section):
@@ -175,6 +179,36 @@ class LatentSpace(Experiment):
         if network.sigma in ("optimal", "optimal-channel"):
             return sigma_vae_loss(output, batch["inputs"], mask=batch["mask"], sigma=network.sigma)
         return sigma_vae_loss(output, batch["inputs"], mask=batch["mask"])
+
+    @cached_property
+    def _shown(self) -> tuple[list[str], np.ndarray, Tensor]:
+        """Times, images and network inputs of some samples that are drawn: of the validation part if there is one."""
+        part = "validation" if "validation" in self.samples.counts() else "train"
+        these = self.samples.part(part)
+        rows = np.linspace(0, len(these) - 1, min(_SHOWN, len(these))).round().astype(int)
+        loader = Loader(these, self.transforms, self.config.network.size, physical=True, threads=1)
+        batch = loader.read(np.unique(rows))
+        stamps = [format_fits_time(moment, 0).replace("T", "\n") for moment in these.times[np.unique(rows)]]
+        return stamps, batch["physical"].numpy(), batch["inputs"]
+
+    def sample_grid(self, networks: dict[str, nn.Module], folder: Path, step: int) -> None:
+        """Draw some images, their reconstructions, and suns drawn from the prior."""
+        network = networks["model"]
+        assert isinstance(network, SigmaVAE)
+        stamps, images, inputs = self._shown
+        device = network.from_latent.weight.device
+        learning = network.training
+        network.eval()
+        made = network.reconstruct(inputs.to(device)).float().cpu().numpy()
+        drawn = network.sample(_SHOWN, torch.Generator(device).manual_seed(0)).float().cpu().numpy()
+        network.train(learning)
+        rows = []
+        for stamp, real, inner in zip(stamps, images, self.transforms.to_physical(made), strict=True):
+            rows += [(f"{stamp}\nobserved", real), (f"{stamp}\nreconstructed", inner)]
+        rows += [("drawn from\nthe prior", sun) for sun in self.transforms.to_physical(drawn)]
+        path = folder / f"suns_{step:08d}.png"
+        title = f"{self.config.name}, step {step}"
+        write_suns(path, rows, self.config.data.channels, title, reference=range(0, 2 * len(stamps), 2))
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint says of data and model."""

@@ -24,7 +24,7 @@ MODEL = "sigma-VAE"
 
 
 class Trained:
-    """A trained network with everything that it was trained with.
+    """A trained network with everything that it was trained with; with averaged weights where the checkpoint has them.
 
     Parameters
     ----------
@@ -45,10 +45,11 @@ class Trained:
             raise UsageError(f"{folder} is a checkpoint of {about.get('experiment')!r}, not of 'latent-space'.")
         self.config = LatentSpaceConfig.model_validate(about["config"])
         self.transforms = ChannelTransforms.from_dict(about["prepared"]["transforms"])
-        self.hash = checkpoints.model_hash(folder)
+        player = checkpoints.EMA if (Path(folder) / f"{checkpoints.EMA}.safetensors").is_file() else "model"
+        self.hash = checkpoints.model_hash(folder, player)
         self.about = about
         self.network: SigmaVAE = make_network(self.config)
-        checkpoints.load_model(folder, self.network)
+        checkpoints.load_model(folder, self.network, player)
         self.device = torch.device(device)
         self.network.eval().to(self.device)
 
@@ -64,6 +65,13 @@ class Trained:
         drawn = self.network.decode(torch.from_numpy(np.asarray(latents, np.float32)).to(self.device))
         images: np.ndarray = np.asarray(self.transforms.to_physical(drawn.float().cpu().numpy()), np.float32)
         return images
+
+    @torch.no_grad()
+    def draw(self, number: int, seed: int = 0) -> np.ndarray:
+        """Return suns drawn from the prior, in physical units, shape (number, C, size, size), float32."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        latents = torch.randn((number, self.config.network.latent), generator=generator, device=self.device)
+        return self.decode(latents.cpu().numpy())
 
 
 def encoding_samples(trained: Trained, store: Store, version: str | None) -> tuple[Samples, np.ndarray]:
