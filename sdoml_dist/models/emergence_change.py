@@ -128,7 +128,7 @@ class ChangeNetwork(nn.Module):
 
     def of_features(self, features: Tensor) -> Tensor:
         """Return forecasts from features, shape (B, N)."""
-        x = (features - self.mean) / self.scale
+        x = (features - self.mean) / self.scale  # type: ignore[operator]
         forecast: Tensor = self.linear(x)
         if self.network is not None:
             # Beyond what it has learned from, the linear part goes on alone.

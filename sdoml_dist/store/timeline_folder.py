@@ -113,7 +113,7 @@ def _from_hdf5(path: Path, scale: TimeScale) -> dict[int, Timeline]:
         values[:, :, inner] = np.nan
         for place, text in enumerate(texts):
             if text in inputs[region]:
-                values[place, :5, inner] = (inputs[region][text] * (high - low)[:, None] + low[:, None]).T
+                values[place, :5, inner] = inputs[region][text] * (high - low)[:, None] + low[:, None]
             if text in targets[region]:
                 values[place, 5, inner] = targets[region][text] * (most - least) + least
         times = np.array([text.replace(" ", "T") for text in texts], "datetime64[ns]")
