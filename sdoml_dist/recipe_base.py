@@ -107,7 +107,7 @@ class Resources(Section):
     minimum_actors: int = Field(1, ge=1)
     """Actors that are kept."""
     maximum_actors: int | None = Field(None, ge=1)
-    """Actors at most; by default as many as the cluster has CPUs."""
+    """Actors at most; by default as many as the cluster has CPUs, and on a cluster that grows as many as it grows to."""
     cpus_per_actor: float = Field(1.0, gt=0)
     """CPUs that one actor takes."""
     memory_per_actor: int | None = None
@@ -118,6 +118,8 @@ class Resources(Section):
     """or after this many seconds."""
     drain_s: float = Field(120.0, ge=0)
     """How long a stopping run waits for units under way."""
+    wait_for_nodes_s: float = Field(900.0, ge=0)
+    """How long to wait for a cluster that grows, where no actor fits on any node that it has."""
 
     @field_validator("memory_per_actor", mode="before")
     @classmethod

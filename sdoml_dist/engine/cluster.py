@@ -24,7 +24,6 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_enable_metrics_collection": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -33,6 +32,9 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 # Ray puts sockets below its temporary folder; their paths may have 107 bytes, of which Ray itself takes about 60.
 _LONGEST_TEMPORARY = 40
 
+if not os.environ.get("RAY_ADDRESS"):
+    # Nobody looks at the metrics of a private Ray.
+    _ENVIRONMENT["RAY_enable_metrics_collection"] = "0"
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
@@ -41,12 +43,18 @@ import ray.data  # noqa: E402
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)
 
+from sdoml_dist.engine.growth import await_node  # noqa: E402
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
 from sdoml_dist.recipe_base import Resources, Store  # noqa: E402
 from sdoml_dist.report.text import human_bytes  # noqa: E402
 from sdoml_dist.store.storage import local_path  # noqa: E402
 
-__all__ = ["Cluster", "connect", "preflight", "ray"]
+logger = logging.getLogger("sdoml")
+
+# Whether the Ray that this process is connected to is its own.
+_started_here = False
+
+__all__ = ["Cluster", "connect", "grown", "preflight", "ray"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Cluster:
         What one actor can get at most.
     nodes : tuple of str
         Ids of the living nodes.
+    elastic : bool
+        Whether somebody else runs the cluster, who may let it grow.
     """
 
     private: bool
@@ -71,6 +81,7 @@ class Cluster:
     largest_node_cpus: float
     largest_node_memory_bytes: float
     nodes: tuple[str, ...]
+    elastic: bool = False
 
 
 def _usable_cpus() -> int:
@@ -107,10 +118,11 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
     EnvironmentFault
         If the cluster cannot be reached or started.
     """
+    global _started_here
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     if ray.is_initialized():
-        yield _describe(private=False)
+        yield _describe(private=False, elastic=not _started_here)
         return
     temporary = None
     try:
@@ -136,9 +148,11 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
             if address
             else "See 'sdoml doctor'.",
         ) from error
+    _started_here = temporary is not None
     try:
-        yield _describe(private=temporary is not None)
+        yield _describe(private=_started_here, elastic=not _started_here)
     finally:
+        _started_here = False
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -163,17 +177,41 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _describe(private: bool) -> Cluster:
+def _describe(private: bool, elastic: bool = False) -> Cluster:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cpus = [float(node["Resources"].get("CPU", 0)) for node in nodes]
     memory = [float(node["Resources"].get("memory", 0)) for node in nodes]
-    return Cluster(private, sum(cpus), sum(memory), max(cpus), max(memory), tuple(n["NodeID"] for n in nodes))
+    ids = tuple(node["NodeID"] for node in nodes)
+    return Cluster(private, sum(cpus), sum(memory), max(cpus), max(memory), ids, elastic)
+
+
+def grown(cluster: Cluster, cpus: float, memory_bytes: int, wait_s: float = 900.0) -> Cluster:
+    """Return the cluster as it is once an actor fits on one of its nodes, or as it is now if none ever will.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        The cluster; only one that somebody else runs can grow.
+    cpus : float
+        CPUs of an actor.
+    memory_bytes : int
+        Memory of an actor.
+    wait_s : float
+        How long to wait for a node to start.
+    """
+    fits = cluster.largest_node_cpus >= cpus and cluster.largest_node_memory_bytes >= memory_bytes
+    if fits or not cluster.elastic:
+        return cluster
+    logger.info("no node holds an actor yet; the cluster is asked for one")
+    return _describe(cluster.private, cluster.elastic) if await_node(cpus, memory_bytes, wait_s) else cluster
 
 
 def preflight(
     cluster: Cluster, store: Store, resources: Resources, memory_bytes: int, needed_bytes: int, smaller: str
 ) -> int:
     """Compare what a run demands with what is there, before anything starts.
+
+    A cluster of somebody else, on which no actor fits yet, is asked to start a node and waited for.
 
     Parameters
     ----------
@@ -193,13 +231,14 @@ def preflight(
     Returns
     -------
     int
-        How many actors fit now.
+        How many actors fit now; more may, once the cluster has grown.
 
     Raises
     ------
     EnvironmentFault
         With everything that is missing.
     """
+    cluster = grown(cluster, resources.cpus_per_actor, memory_bytes, resources.wait_for_nodes_s)
     problems = []
     if cluster.largest_node_cpus < resources.cpus_per_actor:
         problems.append(
