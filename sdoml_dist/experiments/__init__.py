@@ -2,10 +2,12 @@
 
 EXPERIMENTS: dict[str, str] = {
     "latent-space": "sdoml_dist.experiments.latent_space:LatentSpace",
+    "far-side": "sdoml_dist.experiments.far_side:FarSide",
 }
 """What ``sdoml train`` knows: the experiment's name, and the class that is imported when it is asked for."""
 
 EVALUATIONS: dict[str, str] = {
     "latent-space": "sdoml_dist.experiments.latent_space_table:evaluate",
+    "far-side": "sdoml_dist.experiments.far_side:evaluate",
 }
 """What ``sdoml evaluate`` knows: the experiment's name, and the function that makes its tables and pictures."""

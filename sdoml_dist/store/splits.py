@@ -69,6 +69,44 @@ def month_split(times: np.ndarray, months: str | Mapping[str, tuple[int, ...]] =
     return labels
 
 
+def random_month_split(times: np.ndarray, counts: Mapping[str, int], *, rest: str = "train", seed: int = 0) -> np.ndarray:
+    """Split by months that are drawn anew for every year.
+
+    Parameters
+    ----------
+    times : numpy.ndarray
+        ``datetime64`` UTC, shape (times,).
+    counts : mapping of str to int
+        Months of each year by part.
+    rest : str
+        Part of all other months.
+    seed : int
+        Another seed draws other months.
+
+    Returns
+    -------
+    numpy.ndarray
+        Label of each time, shape (times,), dtype object. The label of a time depends on nothing else.
+
+    Raises
+    ------
+    UsageError
+        If the parts take all months, or a negative number of them.
+    """
+    if min(counts.values(), default=0) < 0 or sum(counts.values()) >= 12:
+        raise UsageError(f"Of 12 months a year, {dict(counts)} cannot be taken and some be left for {rest!r}.")
+    months = times.astype("datetime64[M]").astype(np.int64)
+    labels: np.ndarray = np.full(times.shape, rest, dtype=object)
+    for year in np.unique(months // 12):
+        order = np.random.default_rng([seed, int(year) + 1970]).permutation(12)
+        first = 0
+        for name, number in counts.items():
+            chosen = (months // 12 == year) & np.isin(months % 12, order[first : first + number])
+            labels[chosen] = name
+            first += number
+    return labels
+
+
 def block_split(
     times: np.ndarray, fractions: Mapping[str, float], *, block: str | int = "28d", gap: str | int = "2d", seed: int = 0
 ) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from sdoml_dist.recipe_base import Section, parse_duration
-from sdoml_dist.store.splits import block_split, month_split
+from sdoml_dist.store.splits import block_split, month_split, random_month_split
 
 
 class Whole(Section):
@@ -35,6 +35,22 @@ class Months(Section):
         return month_split(times, self.months)
 
 
+class RandomMonths(Section):
+    """Parts by months that are drawn anew for every year, as for far-side magnetograms (Jeong et al. 2020)."""
+
+    kind: Literal["random-months"] = "random-months"
+    counts: dict[str, int] = {"test": 2, "validation": 1}  # noqa: RUF012 - pydantic copies it
+    """Months of each year by part; all others are in ``rest``."""
+    rest: str = "train"
+    """Part of the other months."""
+    seed: int = 0
+    """Another seed draws other months."""
+
+    def labels(self, times: np.ndarray) -> np.ndarray:
+        """Return the label of each time."""
+        return random_month_split(times, self.counts, rest=self.rest, seed=self.seed)
+
+
 class Blocks(Section):
     """Parts by blocks of time with gaps between them."""
 
@@ -55,7 +71,7 @@ class Blocks(Section):
         return block_split(times, self.fractions, block=self.block, gap=self.gap, seed=self.seed)
 
 
-Split = Whole | Months | Blocks
+Split = Whole | Months | RandomMonths | Blocks
 """Description of a split."""
 SplitField = Annotated[Split, Field(discriminator="kind")]
 """The same as a field of a configuration, for example ``{"kind": "months", "months": "virtual-eve"}``."""

@@ -1,0 +1,356 @@
+"""Image-to-image translation: what the experiments of far sides, of HMI to AIA and of drawings have in common.
+
+A conditional generative adversarial network (Isola et al. 2017): in every step the discriminator learns to tell true pairs
+of input and target from made ones, then the generator learns to make targets that it takes for true, and that are near the
+true ones besides. Designs are the published ones; what a file of an experiment adds is its channels, its ranges of values,
+its split and its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdoml_dist.errors import UsageError
+from sdoml_dist.experiments.translation_pairs import Pairs
+from sdoml_dist.models.translation import (
+    PatchDiscriminator,
+    ResidualGenerator,
+    UNetGenerator,
+    repetitions,
+)
+from sdoml_dist.models.translation_loss import (
+    Adversarial,
+    adversarial_loss,
+    correlation_loss,
+    feature_loss,
+    masked_l1,
+    split_features,
+)
+from sdoml_dist.recipe_base import Section, Store, parse_duration
+from sdoml_dist.solar.field_scores import scaled
+from sdoml_dist.solar.translation import BLOCK, LIMB, PUBLISHED_PIXELS, block_means, correlation
+from sdoml_dist.training.config import Optimisation, Watching, Workers
+from sdoml_dist.training.experiment import Batch, Experiment
+from sdoml_dist.training.order import Order
+from sdoml_dist.training.parts import SplitField
+from sdoml_dist.training.samples import Samples
+
+# Kim et al. 2019 pad images of 1024 pixels by 15 and cut them out at random.
+_SHIFT = 15
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Design:
+    """Networks and weights of losses of one paper.
+
+    Attributes
+    ----------
+    generator : {"unet", "pix2pixhd", "pix2pixcc"}
+        Which one.
+    filters, stages, blocks : int
+        Of the generator; stages and blocks are for the residual ones.
+    judge_filters, judge_scales : int
+        Of the discriminator.
+    learned : bool
+        Whether the discriminator's normalisation has a learned scale.
+    balance : float
+        See :func:`sdoml_dist.models.translation.repetitions`; 0 gives the target once.
+    adversarial : {"bce", "least-squares"}
+        Which adversarial loss.
+    judged, l1, feature, correlation : float
+        Weights of the generator's losses; with ``judged`` and ``feature`` at 0 there is no discriminator.
+    """
+
+    generator: Literal["unet", "pix2pixhd", "pix2pixcc"]
+    filters: int
+    stages: int
+    blocks: int
+    judge_filters: int
+    judge_scales: int
+    learned: bool
+    balance: float
+    adversarial: Adversarial
+    judged: float
+    l1: float
+    feature: float
+    correlation: float
+
+    @property
+    def alone(self) -> bool:
+        """Whether the generator learns without a discriminator."""
+        return self.judged == 0 and self.feature == 0
+
+
+DESIGNS = {
+    "kim2019": Design("unet", 64, 0, 0, 64, 1, True, 0.0, "bce", 1.0, 100.0, 0.0, 0.0),
+    "park2019": Design("unet", 64, 0, 0, 64, 1, True, 0.0, "bce", 0.0, 1.0, 0.0, 0.0),
+    "jeong2020": Design("pix2pixhd", 32, 4, 9, 64, 2, False, 0.0, "least-squares", 1.0, 0.0, 10.0, 0.0),
+    "jeong2022": Design("pix2pixcc", 40, 5, 9, 40, 1, False, 1.5, "least-squares", 1.0, 0.0, 10.0, 5.0),
+}
+"""By paper. Park et al. 2019 has two models: L1 alone, as here, and that of Kim et al. 2019. Jeong et al. 2022 halve the
+adversarial loss and then double it."""
+
+
+class TranslationData(Section):
+    """Which samples."""
+
+    store: Store
+    """The dataset."""
+    version: str | None = None
+    """Tag or snapshot; by default the newest, which is then pinned."""
+    cadence: int | None = None
+    """Spacing of the samples, for example ``12h``; by default the coarsest of the products."""
+    tolerance: int | None = None
+    """Largest distance of an observation from its sample's time; by default half the cadence. Inputs and target are each the
+    good observation that is nearest."""
+    split: SplitField | None = None
+    """How time is parted into ``train``, ``validation`` and ``test``; by default as in the paper, with validation apart."""
+    size: int | None = Field(None, ge=16)
+    """Pixels per side; images are binned to it. By default as they are stored."""
+    limb: float = Field(LIMB, gt=0, le=1)
+    """Share of the solar radius within which there are targets."""
+    shuffle_shards: int = Field(4, ge=1)
+    """Stored shards whose samples are shuffled together."""
+    threads: int = Field(8, ge=1)
+    """Threads per worker that read and decode."""
+
+    _durations = field_validator("cadence", "tolerance", mode="before")(
+        lambda value: None if value is None else parse_duration(value)
+    )
+
+
+class TranslationNetwork(Section):
+    """What may differ from the published design."""
+
+    narrowing: int = Field(1, ge=1)
+    """Divides the number of filters of all networks, for small experiments; 1 is the published size."""
+    stages: int | None = Field(None, ge=1)
+    """How often a residual generator halves the image; by default as published."""
+    blocks: int | None = Field(None, ge=0)
+    """Residual blocks; by default as published."""
+    judged: float | None = Field(None, ge=0)
+    """Weight of the adversarial loss; by default as published."""
+    l1: float | None = Field(None, ge=0)
+    """Weight of the mean absolute difference; by default as published."""
+    feature: float | None = Field(None, ge=0)
+    """Weight of feature matching; by default as published."""
+    correlation: float | None = Field(None, ge=0)
+    """Weight of 1 - concordance correlation; by default as published."""
+    shift: int | None = Field(None, ge=0)
+    """Training images are shifted at random by up to so many pixels; by default 15 of 1024, as published."""
+
+
+class TranslationConfig(Section):
+    """What all these experiments are configured by."""
+
+    name: str = Field("translation", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run's folder."""
+    training: Optimisation = Optimisation.model_validate({})
+    watching: Watching = Watching.model_validate({})
+    workers: Workers = Workers.model_validate({})
+    output: str = "runs"
+    """Folder that every node can reach."""
+
+
+class Translation(Experiment):
+    """Translate images into images. Subclasses give channels, samples and values."""
+
+    players = ("discriminator", "generator")
+    inputs: ClassVar[tuple[str, ...]]
+    outputs: ClassVar[tuple[str, ...]]
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        network = self.config.network
+        changed = {
+            name: value
+            for name in ("stages", "blocks", "judged", "l1", "feature", "correlation")
+            if (value := getattr(network, name)) is not None
+        }
+        self.design = replace(self._design(), **changed)
+        if self.design.alone:
+            # This instance trains one network; what its class says is for those that train two.
+            self.players = ("generator",)  # type: ignore[misc]
+
+    def _design(self) -> Design:
+        """Return the published design."""
+        raise NotImplementedError
+
+    def input_names(self) -> tuple[str, ...]:
+        """Return what the generator sees, in order."""
+        raise NotImplementedError
+
+    def output_names(self) -> tuple[str, ...]:
+        """Return what it makes, in order."""
+        raise NotImplementedError
+
+    def groups(self) -> tuple[Samples, ...]:
+        """Return samples whose rows belong together; their channels one after the other are what `encode` gets."""
+        raise NotImplementedError
+
+    def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return network inputs and targets, float32 without NaN, and where targets count, of (B, channels, Y, X)."""
+        raise NotImplementedError
+
+    def decode(self, made: np.ndarray) -> np.ndarray:
+        """Return physical values of what the generator made, NaN where there are none; shape (B, D, Y, X)."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Pixels per side of the network's images."""
+        chosen = self.config.data.size
+        return self.prepared["pixels"] if chosen is None else chosen
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """All samples, at the snapshot that was pinned."""
+        data = self.config.data
+        return Pairs(self.encode, self.groups(), self.size, data.threads)
+
+    def models(self) -> dict[str, nn.Module]:
+        """Return fresh networks."""
+        design, narrow = self.design, self.config.network.narrowing
+        inputs, outputs = len(self.input_names()), len(self.output_names())
+        filters = max(1, design.filters // narrow)
+        generator: nn.Module
+        if design.generator == "unet":
+            generator = UNetGenerator(inputs, outputs, self.size, filters)
+        else:
+            generator = ResidualGenerator(inputs, outputs, design.generator, filters, design.stages, design.blocks)
+            if self.size % 2**design.stages:
+                raise UsageError(
+                    f"Images of {self.size} pixels cannot be halved {design.stages} times.",
+                    "", "Change data.size or network.stages.",
+                )  # fmt: skip
+        if design.alone:
+            return {"generator": generator}
+        repeat = repetitions(inputs, outputs, design.balance) if design.balance else 1
+        judge = PatchDiscriminator(
+            inputs, outputs, max(1, design.judge_filters // narrow), design.judge_scales, learned=design.learned,
+            repeat=repeat,
+        )  # fmt: skip
+        return {"discriminator": judge, "generator": generator}
+
+    def batches(self, start_step: int, steps: int, mine: tuple[int, ...]) -> Iterator[list[Batch]]:
+        """Yield the micro-batches of each step."""
+        training = self.config.training
+        part = self.pairs.part("train")
+        order = Order(
+            part.samples.shards, training.micro_batch, training.micro_batches, seed=training.seed,
+            window=self.config.data.shuffle_shards,
+        )  # fmt: skip
+        return part.steps(order, start_step, steps, mine)
+
+    def validation(self, rank: int, world: int) -> Iterator[Batch]:
+        """Yield the validation samples of a worker; none where the split has no such part."""
+        if "validation" not in self.pairs.samples.counts():
+            return iter(())
+        return self.pairs.part("validation").validation(self.config.training.micro_batch, rank, world)
+
+    def loss(
+        self, networks: dict[str, nn.Module] | nn.Module, batch: Batch, generator: torch.Generator, player: str = "generator"
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Return the loss of a player and its terms."""
+        design = self.design
+        made_by = networks if isinstance(networks, nn.Module) else networks["generator"]
+        x, target, mask = self._shifted(batch, generator)
+        if player == "discriminator":
+            assert isinstance(networks, dict)
+            with torch.no_grad():
+                made = made_by(x, generator) * mask
+            true, false = split_features(networks["discriminator"](x.repeat(2, 1, 1, 1), torch.cat([target, made])))
+            right = adversarial_loss(true, True, design.adversarial)
+            wrong = adversarial_loss(false, False, design.adversarial)
+            return {"loss": 0.5 * (right + wrong), "true": right.detach(), "made": wrong.detach()}
+        made = made_by(x, generator) * mask
+        terms: dict[str, Tensor] = {"l1": masked_l1(made, target, mask)}
+        total = design.l1 * terms["l1"]
+        if design.correlation:
+            terms["correlation"] = correlation_loss(made, target)
+            total = total + design.correlation * terms["correlation"]
+        if not design.alone:
+            assert isinstance(networks, dict)
+            true, false = split_features(networks["discriminator"](x.repeat(2, 1, 1, 1), torch.cat([target, made])))
+            terms["judged"] = adversarial_loss(false, True, design.adversarial)
+            terms["feature"] = feature_loss(true, false)
+            total = total + design.judged * terms["judged"] + design.feature * terms["feature"]
+        return {"loss": total, **{name: value.detach() for name, value in terms.items()}}
+
+    def _shifted(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs, targets and mask, each sample shifted by a random number of pixels."""
+        most = self.config.network.shift
+        if most is None:
+            most = round(_SHIFT * self.size / PUBLISHED_PIXELS)
+        x, target, mask = batch["inputs"], batch["target"], batch["mask"].to(batch["target"].dtype)
+        if most == 0:
+            return x, target, mask
+        offsets = torch.randint(0, 2 * most + 1, (len(x), 2), generator=generator, device=generator.device).tolist()
+        # Beyond the edge inputs are as dark as they can be, and there is no target.
+        padded = (
+            functional.pad(x, (most,) * 4, value=-1.0),
+            *(functional.pad(one, (most,) * 4) for one in (target, mask)),
+        )
+        cut = [
+            torch.stack([one[k, :, j : j + self.size, i : i + self.size] for k, (j, i) in enumerate(offsets)])
+            for one in padded
+        ]
+        return cut[0], cut[1], cut[2]
+
+    @torch.no_grad()
+    def validate(self, networks: dict[str, nn.Module], batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return 1 - the mean correlation of binned pixels, by which the best checkpoint is chosen, and the L1 difference."""
+        made = networks["generator"](batch["inputs"], generator).float()
+        mask = batch["mask"]
+        left, right = (
+            np.where(mask.cpu().numpy(), one.cpu().numpy(), np.nan) for one in (made, batch["target"].float())
+        )
+        block = scaled(BLOCK, self.size)
+        found = [
+            correlation(block_means(left[k, c], block), block_means(right[k, c], block))
+            for k in range(len(left))
+            for c in range(left.shape[1])
+        ]
+        defined = [value for value in found if np.isfinite(value)]
+        mean = float(np.mean(defined)) if defined else 0.0
+        return {"loss": torch.tensor(1.0 - mean), "l1": masked_l1(made, batch["target"], mask).cpu()}
+
+    @torch.no_grad()
+    def generate(self, network: nn.Module, inputs: Tensor, seeds: Sequence[int]) -> np.ndarray:
+        """Return physical images for network inputs, image by image, dropout drawn by the seed of each."""
+        device = next(network.parameters()).device
+        images = [
+            network(inputs[k : k + 1].to(device), torch.Generator(device).manual_seed(int(seed)))
+            for k, seed in enumerate(seeds)
+        ]
+        return self.decode(torch.cat(images).float().cpu().numpy())
+
+    def sample_grid(self, networks: dict[str, nn.Module], folder: Path, step: int) -> None:
+        """Draw some validation samples: inputs, truth, and what the generator makes."""
+        from sdoml_dist.report.translation import sample_picture
+
+        label = "validation" if "validation" in self.pairs.samples.counts() else "train"
+        part = self.pairs.part(label)
+        rows = np.unique(np.linspace(0, len(part.samples) - 1, _SHOWN).astype(int))
+        batch = part.read(rows)
+        made = self.generate(networks["generator"], batch["inputs"], rows.tolist())
+        true = self.decode(np.where(batch["mask"].numpy(), batch["target"].numpy(), np.nan))
+        sample_picture(
+            folder / f"samples_{step:08d}.png", batch["inputs"].numpy(), true, made, self.input_names(),
+            self.output_names(), part.samples.times[rows],
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint says of data and model."""
+        return super().describe() | {"samples": self.pairs.part("train").samples.describe()}
