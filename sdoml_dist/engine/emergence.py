@@ -189,7 +189,8 @@ def _run(
     resources, found = plan.recipe.resources, StageSummary()
     summary.stages[stage] = found
     logger.info("%s: %d units", _TITLES[stage], len(work))
-    progress = Progress(store.count(work), len(work), noun="frame" if stage == "track" else "window")
+    noun = "frame" if stage == "track" else "window"
+    progress = Progress(store.count(work), len(work), noun=noun, stage=stage)
 
     def commit(receipts: list[StageReceipt]) -> None:
         lease.check()

@@ -9,6 +9,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
+from sdoml_dist.engine.metrics import Meters
 from sdoml_dist.store.receipt import Outcome
 
 logger = logging.getLogger("sdoml")
@@ -25,9 +26,11 @@ class Progress:
         Seconds between lines where there is no terminal.
     noun : str
         What a frame is called.
+    stage : str
+        What is being done, for the metrics.
     """
 
-    def __init__(self, frames: int, units: int, every_s: float = 30.0, noun: str = "frame") -> None:
+    def __init__(self, frames: int, units: int, every_s: float = 30.0, noun: str = "frame", stage: str = "build") -> None:
         self.frames, self.units, self.every_s, self.noun = frames, units, every_s, noun
         self.outcomes: Counter[str] = Counter()
         self.done_units = 0
@@ -35,6 +38,7 @@ class Progress:
         self.read_bytes = 0
         self.peak_memory_bytes = 0
         self._start = self._last = time.monotonic()
+        self._meters = Meters(stage, units, frames)
         self._bar = tqdm(
             total=frames, unit=noun, disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05, leave=False
         )
@@ -53,6 +57,7 @@ class Progress:
         """Count a finished unit."""
         counts = receipt.outcomes()
         self.outcomes += counts
+        self._meters.add(receipt)
         self.done_units += 1
         self.busy_s += receipt.seconds
         self.read_bytes += receipt.read_bytes

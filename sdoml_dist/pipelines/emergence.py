@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import time
@@ -57,7 +58,7 @@ class EmergenceWorker:
             self._timelines(unit, writer, receipt)
         receipt.fork = writer.finish()
         receipt.seconds = time.perf_counter() - clock
-        receipt.node = socket.gethostname()
+        receipt.node, receipt.worker = socket.gethostname(), str(os.getpid())
         receipt.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return receipt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,10 +27,19 @@ from sdoml_dist.store.statistics import MOMENTS, describe
 
 @dataclass
 class Made:
-    """What a frame has become: its header as far as it was read, and the images."""
+    """What a frame has become: its header as far as it was read, the images, and how long decoding took."""
 
     header: dict[str, Any] = field(default_factory=dict)
     images: CalibratedFrame | None = None
+    decode_s: float = 0.0
+
+    def read(self, data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+        """Decode a FITS file, and count the time."""
+        began = time.perf_counter()
+        try:
+            return read_fits(data)
+        finally:
+            self.decode_s += time.perf_counter() - began
 
 
 class ImagePipeline:
@@ -63,9 +73,11 @@ class ImagePipeline:
         times = slot_times(unit.year, self.recipe.cadence)[slots]
         first = unit.shard * self.recipe.shard_slots
         aia = self.recipe.product == "aia"
+        asked = time.perf_counter()
         for row, frame in enumerate(
             frames(self.source, bundle.name, times, self.recipe.tolerance, fetch=self._fetch, eclipse_known=aia)
         ):
+            came = time.perf_counter()
             made = Made()
             frame.use(partial(self._make, bundle, made))
             work.status[row] = int(frame.status)
@@ -83,6 +95,10 @@ class ImagePipeline:
                 work.store_keywords(row, made.images.keywords)
             elif frame.status.outcome == "failed":
                 work.note(f"{unit.bundle} {times[row]}: {frame.status.label}: {frame.detail}")
+            work.spend("source", came - asked)
+            work.spend("decode", made.decode_s)
+            asked = time.perf_counter()
+            work.spend("calibrate", asked - came - made.decode_s)
         return work
 
     def chosen(self, unit: Unit, slots: np.ndarray) -> np.ndarray:
@@ -96,12 +112,12 @@ class ImagePipeline:
 
     def _make(self, bundle: Bundle, made: Made, frame: Frame) -> np.datetime64:
         if self.recipe.product == "aia":
-            raw, made.header = read_fits(frame.files["image"])
+            raw, made.header = made.read(frame.files["image"])
             made.images = calibrate(raw, made.header, AIA[bundle.name], self.settings, self.tables)
             return made.images.time
         segments = {}
         for name, content in frame.files.items():
-            segments[name], header = read_fits(content)
+            segments[name], header = made.read(content)
             # The keywords of a record are those of all its segments; only BUNIT, BLANK and the like differ.
             made.header = header if name == bundle.segments[0] else made.header or header
         vector = self.recipe.vector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import time
@@ -58,10 +59,13 @@ class Preprocessor:
         started, clock = time.time(), time.perf_counter()
         work = self._pipeline.process(unit, slots)
         work.keywords["CALIBRATION"][work.status == int(FrameStatus.OK)] = self._calibration
+        made = time.perf_counter()
         fork = write_unit(self.fork_bytes, self.recipe, unit, slots, work.values, work.texts, work.histograms)
+        work.spend("write", time.perf_counter() - made)
         return Receipt(
             unit=unit, slots=slots, channels=work.channels, status=work.status, keywords=work.keywords,
             moments=work.moments, fork=fork, started=started, seconds=time.perf_counter() - clock,
             read_bytes=work.read_bytes, node=socket.gethostname(), details=work.details,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, phases=work.phases,
+            worker=str(os.getpid()),
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -62,6 +63,7 @@ class SeriesPipeline:
             work.note(f"{unit.bundle}: {error}")
             return work
         parts: list[EveSeries] = []
+        began = time.perf_counter()
         with ThreadPoolExecutor(_LOOKAHEAD, thread_name_prefix="fetch") as pool:
             for record, outcome in zip(records, pool.map(self._read, records), strict=True):
                 rows = rows_of(record)
@@ -79,8 +81,12 @@ class SeriesPipeline:
                 work.keywords["SOURCE_ID"][rows] = record.source_id
                 for row in rows:
                     work.texts[row] = _text(record.locator, detail)
+        read = time.perf_counter()
         if parts:
             self._average(work, parts, times, slots - unit.shard * self.recipe.shard_slots)
+        # Files are decoded by the threads that fetch them.
+        work.spend("source", read - began)
+        work.spend("compute", time.perf_counter() - read)
         return work
 
     def chosen(self, unit: Unit, slots: np.ndarray) -> np.ndarray:

@@ -34,6 +34,8 @@ class Work:
         Per image channel, shape (frames, bins).
     texts : list of str
         The record of each frame as JSON.
+    phases : dict of str to float
+        What the time went into, seconds.
     """
 
     channels: tuple[str, ...]
@@ -46,6 +48,7 @@ class Work:
     texts: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)
     read_bytes: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, recipe: Recipe, unit: Unit, frames: int) -> Work:
@@ -77,6 +80,10 @@ class Work:
             if spec.is_time:
                 value = NOT_A_TIME if np.isnat(value) else np.datetime64(value, "ns").astype(np.int64)
             self.keywords[name][row] = value
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add some time to a phase."""
+        self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
     def note(self, detail: str) -> None:
         """Remember what was wrong with a frame, for the run's history."""

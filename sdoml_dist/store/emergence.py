@@ -72,6 +72,13 @@ class StageReceipt:
     peak_memory_bytes: int = 0
     node: str = ""
     details: list[str] = field(default_factory=list)
+    worker: str = ""
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """What the time went into, seconds."""
+        work = self.seconds - self.read_s - self.write_s
+        return {"source": self.read_s, "compute": max(work, 0.0), "write": self.write_s}
 
     @property
     def unit_id(self) -> str:

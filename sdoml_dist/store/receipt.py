@@ -17,6 +17,8 @@ class Outcome(Protocol):
 
     Attributes
     ----------
+    status : numpy.ndarray
+        Status codes, shape (frames, channels), or (frames,) where there are no channels.
     started, seconds, read_bytes, peak_memory_bytes
         For the history and the estimate.
     node : str
@@ -25,6 +27,7 @@ class Outcome(Protocol):
         What was wrong with frames that failed.
     """
 
+    status: np.ndarray
     started: float
     seconds: float
     read_bytes: int
@@ -38,6 +41,16 @@ class Outcome(Protocol):
 
     def outcomes(self) -> Counter[str]:
         """Count frames by outcome."""
+
+
+def phases_of(outcome: Outcome) -> dict[str, float]:
+    """Return what the time of a unit went into, seconds by phase; units that do not measure it have one phase.
+
+    ``source`` is the wait for frames to arrive, ``decode`` and ``calibrate`` are work on them, ``compute`` is all work
+    where it is not told apart, ``write`` is the writing of shards; what is left to the whole time is ``other``.
+    """
+    told: dict[str, float] = dict(getattr(outcome, "phases", {}))
+    return told | {"other": max(outcome.seconds - sum(told.values()), 0.0)}
 
 
 def count_outcomes(status: np.ndarray) -> Counter[str]:
@@ -67,6 +80,10 @@ class Receipt:
         Values, shape (frames, channels).
     fork : bytes
         The pickled fork of the session through which the shard was written; empty if nothing was written.
+    phases : dict of str to float
+        What the time went into, seconds.
+    worker : str
+        Which process of the node it was.
     """
 
     unit: Unit
@@ -82,6 +99,8 @@ class Receipt:
     peak_memory_bytes: int = 0
     node: str = ""
     details: list[str] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+    worker: str = ""
 
     @property
     def unit_id(self) -> str:
