@@ -148,6 +148,7 @@ def build_emergence(
             if first or store.pending("power") or store.pending("timelines"):
                 with connect(cpus) as cluster:
                     estimate = plan.estimate()
+                    record.projected_memory_bytes = estimate.memory_per_actor_bytes
                     share = store.count(first) / max(estimate.frames, 1)
                     summary.actors = preflight(
                         cluster, recipe.store, recipe.resources, estimate.memory_per_actor_bytes,

@@ -12,7 +12,7 @@ from typing import Any
 
 from sdoml_dist.errors import ExitCode, SdomlError
 from sdoml_dist.recipe_base import Store
-from sdoml_dist.store.receipt import Outcome
+from sdoml_dist.store.receipt import Outcome, phases_of
 from sdoml_dist.store.storage import write_atomic
 
 
@@ -38,6 +38,8 @@ class RunRecord:
             "run_id": self.run_id, "verb": verb, "plan_id": plan_id, "host": socket.gethostname(),
             "pid": os.getpid(), "started_unix_s": time.time(), "state": "running", "exit_code": None,
         }  # fmt: skip
+        self.projected_memory_bytes = 0
+        """What the plan says that a worker takes."""
         self._parts = 0
         self._lines: list[str] = []
 
@@ -52,9 +54,12 @@ class RunRecord:
                     "outcomes": counts,
                     "started_unix_s": outcome.started,
                     "seconds": outcome.seconds,
+                    "phases": phases_of(outcome),
                     "read_bytes": outcome.read_bytes,
                     "peak_memory_bytes": outcome.peak_memory_bytes,
+                    "projected_memory_bytes": self.projected_memory_bytes,
                     "node": outcome.node,
+                    "worker": getattr(outcome, "worker", ""),
                     "failed": outcome.details,
                 }
             )

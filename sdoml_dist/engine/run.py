@@ -130,6 +130,7 @@ def build(
             if work:
                 with connect(cpus) as cluster:
                     estimate = plan.estimate()
+                    record.projected_memory_bytes = estimate.memory_per_actor_bytes
                     summary.actors = preflight(
                         cluster, recipe.store, recipe.resources, estimate.memory_per_actor_bytes,
                         int(estimate.stored_bytes * frames / max(estimate.frames, 1)), _SMALLER,
