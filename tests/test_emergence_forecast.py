@@ -147,9 +147,7 @@ def test_flags_are_those_published(number: int, real: dict[int, Timeline]) -> No
     ends = example_ends(region, protocol.input_steps, FIVE_REGIONS_HORIZON)
     # A perfect forecast is flagged near the observed emergence, and the flag could be raised before it.
     perfect = scaled_by_region(region, targets(region, protocol.input_steps, FIVE_REGIONS_HORIZON, protocol.tiles))
-    found = {
-        one.tile: one for one in detections(region, perfect, protocol.input_steps, FIVE_REGIONS_HORIZON, protocol.tiles)
-    }
+    found = {one.tile: one for one in detections(region, perfect, ends, FIVE_REGIONS_HORIZON, protocol.tiles)}
     assert list(found) == list(range(protocol.first_tile + 10, protocol.first_tile + 17))
     for tile, hour in OBSERVED[number].items():
         assert str(found[tile].observed)[:13] == hour
@@ -166,7 +164,7 @@ def test_a_forecast_is_flagged_at_its_own_time() -> None:
     region = Series(1, times, values)
     ends = example_ends(region, 24, 11)
     early = np.clip(1.0 - 0.05 * np.maximum(ends + 11 - 55, 0), 0, 1)[:, None]
-    (one,) = detections(region, early, 24, 11, np.array([30]))
+    (one,) = detections(region, early, ends, 11, np.array([30]))
     assert one.tile == 40
     # Smoothing lets both flags come before the fall: the observed intensity is smoothed twice.
     assert one.observed == times[59]
@@ -174,7 +172,7 @@ def test_a_forecast_is_flagged_at_its_own_time() -> None:
     assert one.known == times[54 + 6 - 11]
     assert one.difference_h == 5
     assert one.lead_h == 10
-    (never,) = detections(region, np.ones((len(ends), 1)), 24, 11, np.array([30]))
+    (never,) = detections(region, np.ones((len(ends), 1)), ends, 11, np.array([30]))
     assert np.isnat(never.forecast)
     assert np.isnan(never.lead_h)
 

@@ -238,8 +238,8 @@ class EmergenceForecast(Experiment):
         return float(trains.size / max(int(trains.sum()), 1))
 
     @torch.no_grad()
-    def forecast(self, model: nn.Module, series: Series) -> np.ndarray:
-        """Return forecasts of all examples of a region in its own units, shape (members, examples, tiles).
+    def forecast(self, model: nn.Module, series: Series, ends: np.ndarray | None = None) -> np.ndarray:
+        """Return forecasts of a region in its own units, shape (members, examples, tiles).
 
         Parameters
         ----------
@@ -247,10 +247,14 @@ class EmergenceForecast(Experiment):
             :class:`Members`, trained.
         series : Series
             The region in physical units.
+        ends : numpy.ndarray, optional
+            Last input steps; by default of all examples with as many steps as the network takes. Steps before the series
+            begins are missing.
         """
         model.eval()
         scaled = self.scales.scaled(series)
-        ends = example_ends(scaled, self.data.steps, self.data.ahead)
+        if ends is None:
+            ends = example_ends(scaled, self.data.steps, self.data.ahead)
         parts = [
             model(inputs, torch.from_numpy(np.nan_to_num(last))).double().numpy()
             for inputs, last in stacked_inputs(self.data, scaled, ends, filled=self.filled)

@@ -168,14 +168,15 @@ class Detection:
 
     Attributes
     ----------
-    tile : int
-        Published number: counted from 1 among 81.
+    region, tile : int
+        NOAA number, and published number of the tile: counted from 1 among 81.
     observed, forecast : numpy.datetime64
         First step at which the published criterion holds; NaT if it never does.
     known : numpy.datetime64
         When the flag of the forecast could be raised: the hour of the last input of the last forecast that it needs.
     """
 
+    region: int
     tile: int
     observed: np.datetime64
     forecast: np.datetime64
@@ -193,7 +194,7 @@ class Detection:
 
 
 def detections(
-    series: Series, forecast: np.ndarray, input_steps: int, horizon: int, tiles: np.ndarray
+    series: Series, forecast: np.ndarray, ends: np.ndarray, horizon: int, tiles: np.ndarray
 ) -> list[Detection]:
     """Flag tiles by the published criterion: the observed intensity smoothed, the forecast as it is.
 
@@ -203,8 +204,10 @@ def detections(
         The region.
     forecast : numpy.ndarray
         Scaled to 0..1 by the region's extremes, shape (examples, tiles), one example after the other.
-    input_steps, horizon : int
-        Of the examples.
+    ends : numpy.ndarray
+        Last input steps of the examples.
+    horizon : int
+        Steps to their targets.
     tiles : numpy.ndarray
         The tiles of `forecast` among the inner ones.
 
@@ -214,7 +217,6 @@ def detections(
     code. Only what is observed from the first target on can be forecast; a flag before it is kept as it was observed.
     """
     observed = scaled_by_region(series, series.values[:, INTENSITY].astype(np.float64))
-    ends = example_ends(series, input_steps, horizon)
     missing = np.datetime64("NaT", "s")
     columns = series.grid[1]
     found = []
@@ -226,6 +228,7 @@ def detections(
         last = None if told is None else min(told + RUN_STEPS - 1 + SMOOTH_STEPS // 2 + 1, len(ends) - 1)
         found.append(
             Detection(
+                series.region,
                 int(tile) + columns + 1,
                 missing if seen is None else series.times[seen],
                 missing if told is None else series.times[ends[told] + horizon],
