@@ -43,6 +43,8 @@ _ENVIRONMENT = {
     # Without these a node that is lost in silence leaves the driver waiting for ever.
     "RAY_grpc_client_keepalive_time_ms": "5000",
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    # The lease of a run that was killed with its node lives on for half a minute.
+    "SDOML_WAIT": "60",
     # Logs of Ray are bounded: 64 MiB and two older files each.
     "RAY_ROTATION_MAX_BYTES": str(64 * 2**20),
     "RAY_ROTATION_BACKUP_COUNT": "2",
