@@ -15,6 +15,7 @@ from sdoml_dist import cli_dataset as data
 from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_latent import add_evaluate, add_similar, run_evaluate, run_similar
+from sdoml_dist.cli_history import add_history, run_history
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.cli_training import (
     add_encode,
@@ -89,6 +90,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         data.add_quicklook,
         "draw all channels of one time",
         "sdoml quicklook sdoml-demo/dataset -o sun.png",
+    ),
+    "history": (
+        run_history,
+        add_history,
+        "say what the workers of a run did: units, utilisation, memory; draw it",
+        "sdoml history /data/sdoml-v2 -o history.png",
     ),
     "diff": (data.run_diff, data.add_diff, "say what changed between two versions", "sdoml diff /data/sdoml-v2 v1 v2"),
     "report": (

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from sdoml_dist.report.parts import note, table
+from sdoml_dist.report.run_chart import run_chart
 from sdoml_dist.report.view import DatasetView
 from sdoml_dist.store.storage import local_path
 
@@ -74,6 +75,7 @@ def versions(views: Sequence[DatasetView]) -> str:
         title = "Runs" if total == len(records) else f"The latest {len(records)} of {total} runs"
         columns = ["Started", "Command", "Ended", "Took", "Frames", "Actors", "Host"]
         text += f"<h3>{title}</h3>" + table(columns, [_run(record) for record in records], title, "words")
+        text += run_chart(view.history())
     url = view.url if local_path(view.url) is None else str(local_path(view.url))
     lines = [
         f'{one.product if len(views) > 1 else "ds"} = sdoml_dist.open_dataset("{url}", "{view.snapshot}"'

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from sdoml_dist.errors import UsageError
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe_base import Store
+from sdoml_dist.report.history import History, read_history
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.store.finalise import PATH as STATISTICS
@@ -206,3 +208,10 @@ class DatasetView:
             return [json.loads(filesystem.cat_file(path)) for path in found[:most]], len(found)
         except (OSError, ValueError):
             return [], 0
+
+    def history(self) -> History | None:
+        """Return the history of the latest run that finished a unit, or None if there is none or it is out of reach."""
+        try:
+            return read_history(self._store)
+        except (UsageError, OSError, ValueError, KeyError):
+            return None
