@@ -26,11 +26,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sdoml_dist.atomic import write_atomic
 from sdoml_dist.errors import StoreError
 from sdoml_dist.experiments.emergence_data import (
     Data,
     Division,
     Examples,
+    ends_of,
     load_timelines,
     measured,
     series_of_protocol,
@@ -39,6 +41,8 @@ from sdoml_dist.experiments.emergence_data import (
 from sdoml_dist.models.emergence import SpatioTemporalAttention, SpatioTemporalResNet, TileLSTM
 from sdoml_dist.models.emergence_change import Averages, ChangeNetwork, LinearSums
 from sdoml_dist.recipe_base import Section
+from sdoml_dist.report.emergence_forecast import forecast_figure
+from sdoml_dist.solar.emergence_scores import darkened_tiles, detections, scaled_by_region
 from sdoml_dist.solar.emergence_series import INTENSITY, Scales, Series, example_ends
 from sdoml_dist.training.config import Optimisation, Watching, Workers
 from sdoml_dist.training.experiment import Batch, Experiment
@@ -184,8 +188,9 @@ class EmergenceForecast(Experiment):
         network, data = self.config.network, self.data
         number = len(self.division.folds) if data.fold is None else 1
         members = [make_member(self.config) for _ in range(number)]
-        for one, linear in zip(members, self.prepared.get("linear", ()), strict=False):
+        for one, fold in zip(members, range(number) if data.fold is None else [data.fold], strict=True):
             if isinstance(one, ChangeNetwork):
+                linear = self.prepared["linear"][str(fold)]
                 mean, scale, weights = (torch.tensor(linear[name]) for name in ("mean", "scale", "weights"))
                 one.set_linear(mean, scale, weights, linear["constant"])
                 one.linear.requires_grad_(network.train_linear)
@@ -251,16 +256,33 @@ class EmergenceForecast(Experiment):
             Last input steps; by default of all examples with as many steps as the network takes. Steps before the series
             begins are missing.
         """
+        learning = model.training
         model.eval()
         scaled = self.scales.scaled(series)
         if ends is None:
             ends = example_ends(scaled, self.data.steps, self.data.ahead)
+        device = next(model.parameters()).device
         parts = [
-            model(inputs, torch.from_numpy(np.nan_to_num(last))).double().numpy()
+            model(inputs.to(device), torch.from_numpy(np.nan_to_num(last)).to(device)).double().cpu().numpy()
             for inputs, last in stacked_inputs(self.data, scaled, ends, filled=self.filled)
         ]
+        model.train(learning)
         found: np.ndarray = np.concatenate(parts, axis=1) * self.scales.values[INTENSITY]
         return found
+
+    def sample_grid(self, networks: dict[str, nn.Module], folder: Path, step: int) -> None:
+        """Draw the forecast of the first validation region by the network that has not seen it."""
+        fold = self.data.fold or 0
+        number = self.division.folds[fold][0]
+        scaled = self.examples.regions[number]
+        unit = np.array(self.scales.values, np.float32)[:, None]
+        series = Series(number, scaled.times, scaled.values * unit)
+        ends = ends_of(self.data, series)
+        forecast = scaled_by_region(series, self.forecast(networks["model"], series, ends)[0])
+        tiles = darkened_tiles(series)
+        found = detections(series, forecast[:, tiles], ends, self.data.ahead, tiles)
+        picture = forecast_figure(series, forecast[:, tiles], ends + self.data.ahead, tiles, found, self.data.ahead)
+        write_atomic(folder / f"forecast_{step:08d}.png", picture)
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint says of data and model."""
@@ -287,8 +309,8 @@ def make_member(config: EmergenceForecastConfig) -> nn.Module:
 
 
 @torch.no_grad()
-def fit_linear(config: EmergenceForecastConfig, examples: Examples) -> list[dict[str, Any]]:
-    """Return the ridge regression of each network, on the regions that it learns from, as plain data."""
+def fit_linear(config: EmergenceForecastConfig, examples: Examples) -> dict[str, dict[str, Any]]:
+    """Return by fold the ridge regression on the regions of all others, as plain data."""
     network, data = config.network, config.data
     model = make_member(config)
     assert isinstance(model, ChangeNetwork)
@@ -301,7 +323,7 @@ def fit_linear(config: EmergenceForecastConfig, examples: Examples) -> list[dict
         for fold in set(examples.fold[rows].tolist()):
             mine = torch.from_numpy(examples.fold[rows] == fold)
             parts[fold].add(features[mine].flatten(0, 1), target[mine].flatten(), batch["weight"][mine].flatten())
-    fits = []
+    fits = {}
     for left_out in range(len(parts)) if data.fold is None else [data.fold]:
         total = LinearSums(size)
         for fold, sums in parts.items():
@@ -309,7 +331,7 @@ def fit_linear(config: EmergenceForecastConfig, examples: Examples) -> list[dict
                 total.products += sums.products
                 total.with_target += sums.with_target
         mean, scale, weights, constant = total.solve(network.penalty)
-        fits.append(
-            {"mean": mean.tolist(), "scale": scale.tolist(), "weights": weights.tolist(), "constant": float(constant)}
-        )
+        fits[str(left_out)] = {
+            "mean": mean.tolist(), "scale": scale.tolist(), "weights": weights.tolist(), "constant": float(constant)
+        }  # fmt: skip
     return fits

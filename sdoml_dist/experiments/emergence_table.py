@@ -23,7 +23,7 @@ import numpy as np
 
 from sdoml_dist.atomic import write_atomic
 from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, Members
-from sdoml_dist.experiments.emergence_scorer import OURS, Region, Row, Scorer
+from sdoml_dist.experiments.emergence_scorer import OURS, Row, Scorer
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.report.emergence_forecast import forecast_figure, score_figure
 from sdoml_dist.solar.emergence_scores import (
@@ -31,10 +31,10 @@ from sdoml_dist.solar.emergence_scores import (
     LSTM_TIMES,
     Detection,
     Errors,
+    darkened_tiles,
     detections,
     scaled_by_region,
 )
-from sdoml_dist.solar.emergence_series import INTENSITY
 from sdoml_dist.training import checkpoint as checkpoints
 
 _NAMES = {
@@ -207,7 +207,7 @@ def evaluate(
     flags: dict[int, list[Detection]] = {}
     pictures: dict[str, bytes] = {}
     for number, region in regions.items():
-        tiles = region.tiles if len(region.tiles) <= 9 else _darkest(region)
+        tiles = region.tiles if len(region.tiles) <= 9 else darkened_tiles(region.series)
         scaled = scaled_by_region(region.series, made[number])[:, tiles]
         found = detections(region.series, scaled, region.ends, ahead, tiles)
         if len(flags) < 8:
@@ -233,10 +233,3 @@ def evaluate(
     for name, content in files.items():
         write_atomic(output / name, content)
     return text + "\n".join(str(output / name) for name in files) + "\n"
-
-
-def _darkest(region: Region) -> np.ndarray:
-    """Return the seven tiles whose intensity falls most, in their order."""
-    intensity = region.series.values[:, INTENSITY]
-    fall = np.nanmax(intensity, axis=0) - np.nanmin(intensity, axis=0)
-    return np.sort(np.argsort(-np.nan_to_num(fall), kind="stable")[:7])

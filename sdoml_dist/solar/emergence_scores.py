@@ -238,6 +238,15 @@ def detections(
     return found
 
 
+def darkened_tiles(series: Series, number: int = SHOWN_TILES) -> np.ndarray:
+    """Return the tiles whose intensity varies most, in their order."""
+    intensity = series.values[:, INTENSITY]
+    known = np.isfinite(intensity)
+    fall = np.where(known, intensity, -np.inf).max(axis=0) - np.where(known, intensity, np.inf).min(axis=0)
+    chosen: np.ndarray = np.sort(np.argsort(-fall, kind="stable")[:number])
+    return chosen
+
+
 def persistence(series: Series, input_steps: int, horizon: int) -> np.ndarray:
     """Return the last intensity of each example that was observed within its input, shape (examples, tiles)."""
     intensity = series.values[:, INTENSITY].astype(np.float64)
