@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
+from sdoml_dist import cli_latent as latent
 from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
-from sdoml_dist.cli_latent import add_evaluate, add_similar, run_evaluate, run_similar
 from sdoml_dist.cli_history import add_history, run_history
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.cli_training import (
@@ -135,8 +135,8 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         "sdoml train latent-space --set data.store.url=/data/sdoml",
     ),
     "evaluate": (
-        run_evaluate,
-        add_evaluate,
+        latent.run_evaluate,
+        latent.add_evaluate,
         "make the tables and pictures of a trained network's experiment, beside the published figures",
         "sdoml evaluate runs/latent-space --part test",
     ),
@@ -146,9 +146,33 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         "encode a dataset by a trained network into a catalog of latent vectors",
         "sdoml encode runs/latent-space/checkpoint_... /data/sdoml /data/latents",
     ),
+    "decode": (
+        latent.run_decode,
+        latent.add_decode,
+        "make images of latent vectors again, as a dataset",
+        "sdoml decode /data/latents /data/decoded --checkpoint runs/latent-space",
+    ),
+    "compact": (
+        latent.run_compact,
+        latent.add_compact,
+        "merge the many files of a latent catalog into few",
+        "sdoml compact /data/latents",
+    ),
+    "compression": (
+        latent.run_compression,
+        latent.add_compression,
+        "say how small latent vectors make a dataset, by arithmetic and by files",
+        "sdoml compression /data/sdoml --catalog /data/latents --checkpoint runs/latent-space",
+    ),
+    "flux": (
+        latent.run_flux,
+        latent.add_flux,
+        "forecast the radio flux from latent vectors, beside the published baselines",
+        "sdoml flux f30.csv --catalog /data/latents --dataset /data/sdoml -o flux",
+    ),
     "similar": (
-        run_similar,
-        add_similar,
+        latent.run_similar,
+        latent.add_similar,
         "find the most similar suns in a latent catalog",
         "sdoml similar /data/latents --time 2014-01-07T18:00 -k 20",
     ),

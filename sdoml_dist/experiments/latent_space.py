@@ -191,6 +191,7 @@ class LatentSpace(Experiment):
         stamps = [format_fits_time(moment, 0).replace("T", "\n") for moment in these.times[np.unique(rows)]]
         return stamps, batch["physical"].numpy(), batch["inputs"]
 
+    @torch.no_grad()
     def sample_grid(self, networks: dict[str, nn.Module], folder: Path, step: int) -> None:
         """Draw some images, their reconstructions, and suns drawn from the prior."""
         network = networks["model"]

@@ -260,3 +260,108 @@ def measured(
         samples, info.latent, channels, side, weights.stat().st_size, opened.stored_bytes,
         _FLOAT * samples * channels * side**2, int(filesystem.du(join(sidecar.rsplit("/", 1)[0], "icechunk"))),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """Table 1 for a dataset: as published, by arithmetic, and by files.
+
+    Attributes
+    ----------
+    samples, channels, size : int
+        Times at which all channels have an image, channels, and pixels per side that the network takes.
+    rows : tuple of CompressionRow
+        By arithmetic.
+    frames, raw_bytes, stored_bytes : int
+        Frames of all products with images, as float32 at their stored size, and the repository on disk, which keeps every bit.
+    files : Measured or None
+        Of a catalog and its network.
+    """
+
+    samples: int
+    channels: int
+    size: int
+    rows: tuple[CompressionRow, ...]
+    frames: int
+    raw_bytes: int
+    stored_bytes: int
+    files: Measured | None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "samples": self.samples, "channels": self.channels, "size": self.size,
+            "arithmetic": [row.as_data() for row in self.rows], "published": [row.as_data() for row in compression_rows()],
+            "lossless": {"frames": self.frames, "raw_bytes": self.raw_bytes, "stored_bytes": self.stored_bytes},
+            "files": None if self.files is None else self.files.as_data(),
+        }  # fmt: skip
+
+    def text(self) -> str:
+        """Return the tables for people."""
+        share = 100 * self.stored_bytes / self.raw_bytes if self.raw_bytes else float("nan")
+        parts = [
+            f"Published: {PAPER_SAMPLES:,} samples of 12 x 128 x 128", compression_text(compression_rows()), "",
+            f"This dataset by arithmetic: {self.samples:,} samples of {self.channels} x {self.size} x {self.size}",
+            compression_text(self.rows), "",
+            f"Lossless: {self.frames:,} frames are {self.raw_bytes / MIB:,.1f} MiB as float32 and "
+            f"{self.stored_bytes / MIB:,.1f} MiB in the repository, {share:.1f} %",
+            "Latents give images back with an error; 'sdoml evaluate' measures it.",
+        ]  # fmt: skip
+        if self.files is not None:
+            parts += ["", "By files:", self.files.text()]
+        return "\n".join(parts)
+
+
+def dataset_report(
+    dataset: Store, *, version: str | None = None, channels: Sequence[str] | None = None, size: int = 128,
+    latents: Sequence[int] = PAPER_LATENTS, catalog: Store | None = None, checkpoint: str | Path | None = None,
+) -> DatasetReport:  # fmt: skip
+    """Compute Table 1 for a dataset.
+
+    Parameters
+    ----------
+    dataset : Store
+        The dataset.
+    version : str, optional
+        Tag or snapshot.
+    channels : sequence of str, optional
+        By default all that have images.
+    size : int
+        Pixels per side that the network takes.
+    latents : sequence of int
+        A row for each.
+    catalog, checkpoint : optional
+        Latents and the network that made them, to measure files; both or none.
+
+    Raises
+    ------
+    UsageError
+        If there are no images, or one of `catalog` and `checkpoint` is missing.
+    """
+    from sdoml_dist.store.reader import accounting
+    from sdoml_dist.training.samples import Samples
+
+    if (catalog is None) != (checkpoint is None):
+        raise UsageError("Files are measured of a catalog and its network together.", "", "Give both or none.")
+    opened = [one for one in open_products(dataset, version) if one.recipe.contents.kind == "images"]
+    names = tuple(name for one in opened for name in one.recipe.channels if channels is None or name in channels)
+    if not names or (channels is not None and set(channels) - set(names)):
+        raise UsageError(f"{dataset.url} has no images of {', '.join(channels or ['any channel'])}.")
+    samples = Samples.find(dataset, names, version=version)
+    frames = raw = 0
+    for one in opened:
+        good = int(accounting(dataset, version, product=one.name).loc["all", "ok"])
+        frames, raw = frames + good, raw + _FLOAT * good * one.recipe.grid.pixels**2
+    filesystem, sidecar = sidecar_filesystem(dataset)
+    files = None
+    if catalog is not None and checkpoint is not None:
+        from sdoml_dist.training.checkpoint import about, newest
+
+        place = newest(checkpoint)
+        files = measured(
+            open_catalog(catalog), place, dataset=dataset, size=int(about(place)["config"]["network"]["size"])
+        )
+    return DatasetReport(
+        len(samples), len(names), size, tuple(compression_rows(latents, samples=len(samples), channels=len(names), size=size)),
+        frames, raw, int(filesystem.du(join(sidecar.rsplit("/", 1)[0], "icechunk"))), files,
+    )  # fmt: skip
