@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 
 from sdoml_dist.errors import StoreError, UsageError
 from sdoml_dist.experiments.emergence_data import Data, Division, Examples, ends_of, measured, series_of_protocol
-from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, EmergenceForecastConfig
+from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, EmergenceForecastConfig, Members
+from sdoml_dist.experiments.emergence_scorer import Scorer
+from sdoml_dist.experiments.emergence_table import evaluate
 from sdoml_dist.solar.emergence import BENCHMARK_TEST, BENCHMARK_TRAIN, Scaling, Timeline, windows
 from sdoml_dist.solar.emergence_scores import (
     BENCHMARK_RANGE,
@@ -43,6 +46,7 @@ from sdoml_dist.solar.emergence_series import (
 )
 from sdoml_dist.store.emergence_export import write_hdf5, write_npz
 from sdoml_dist.store.timeline_folder import fingerprint, read_timelines
+from sdoml_dist.training.loop import Loop, Worker
 
 # Persistence of the last intensity by the five-region protocol, RMSE.
 PERSISTENCE = {11698: 0.092, 11726: 0.062, 13165: 0.084, 13179: 0.074, 13183: 0.087}
@@ -379,3 +383,38 @@ def test_published_networks_take_the_same_examples(small: EmergenceForecast, kin
     assert all(values.grad is not None for values in model.parameters())
     region = series_of(small.timelines()[11003])
     assert experiment.forecast(model, region).shape == (1, len(example_ends(region, 12, 12)), 63)
+
+
+def test_an_evaluation_says_what_each_method_knows(small: EmergenceForecast, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    loop = Loop(small, small.config.training, small.config.watching, Worker())
+    place = tmp_path / "checkpoint"
+    place.mkdir()
+    loop.save(place, {})
+    text = evaluate(place, tmp_path / "out", part="validation", most=2)
+    with (tmp_path / "out/table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    table = {(row["method"], row["knows"]): row for row in rows if row["region"] == "mean"}
+    assert list(table) == [
+        ("persistence", "last"), ("mean of the tile", "none"), ("linear regression", "none"), ("linear regression", "past"),
+        ("its linear part", "past"), ("this network", "past"),
+    ]  # fmt: skip
+    # Before any step the network is its linear part.
+    assert table["its linear part", "past"]["rmse"] == table["this network", "past"]["rmse"]
+    assert {row["region"] for row in rows} == {"11000", "11001", "mean"}
+    assert text.count("\n") > 10
+    for name in ("table.txt", "scores.png", "region-11001.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 300
+    # A region is forecast by the network of its own fold, which has not seen it.
+    model = loop.networks["model"]
+    assert isinstance(model, Members)
+    scorer = Scorer(small, model)
+    regions = scorer.regions("validation", None, None)
+    for fold, numbers in enumerate(small.division.folds):
+        made = scorer.forecasts(regions[numbers[0]], numbers[0])
+        everyone = small.forecast(model, regions[numbers[0]].series)
+        np.testing.assert_array_equal(made[0], everyone[fold])
+    small.sample_grid({"model": model}, tmp_path, 5)
+    assert (tmp_path / "forecast_00000005.png").stat().st_size > 5000
+    with pytest.raises(UsageError, match="no regions of the part 'test'"):
+        evaluate(place, tmp_path / "out")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.experiments.emergence_data import ends_of, series_of_protocol
+from sdoml_dist.experiments.emergence_data import Data, ends_of, series_of_protocol
 from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, Members
 from sdoml_dist.models.emergence_change import ChangeNetwork
 from sdoml_dist.recipe_base import Store
@@ -169,33 +169,29 @@ class Scorer:
 
     def rows(self, regions: dict[int, Region], published: bool) -> list[Row]:
         """Return all rows: published figures, baselines, then the network."""
-        data, experiment = self.data, self.experiment
-        timelines = experiment.timelines()
-        train = {
-            number: series_of_protocol(data, timelines[number], test=False)
-            for number in experiment.division.train
-            if number not in regions or data.fold is not None
-        }
+        data, timelines = self.data, self.experiment.timelines()
+        division = self.experiment.division
+        train = {number: series_of_protocol(data, timelines[number], test=False) for number in division.train}
         rows = _published(regions) if published else []
-
-        def baseline(method: str, knows: str, make: Any) -> None:
-            made = {number: make(region)[None] for number, region in regions.items()}
+        kept = {
+            n: persistence(one.series, one.input_steps, data.ahead)[None, : len(one.ends)] for n, one in regions.items()
+        }
+        rows.append(self.row("persistence", "last", regions, kept))
+        # Baselines are fitted to what the network learns from: all folds but the region's own.
+        folds = {number: next((fold for fold in division.folds if number in fold), ()) for number in regions}
+        makers = {
+            own: _baselines({n: one for n, one in train.items() if n not in own}, data) for own in set(folds.values())
+        }
+        for method, knows in (
+            ("mean of the tile", "none"),
+            ("linear regression", "none"),
+            ("linear regression", "past"),
+        ):
+            made = {n: makers[folds[n]][method, knows](one)[None] for n, one in regions.items()}
             rows.append(self.row(method, knows, regions, made))
             if knows == "none" and published:
-                made = {number: self.shifted(regions[number], one[0])[None] for number, one in made.items()}
-                rows.append(self.row(method, "one", regions, made))
-
-        def cut_to(region: Region, values: np.ndarray) -> np.ndarray:
-            return values[: len(region.ends)]
-
-        ahead = data.ahead
-        baseline("persistence", "last", lambda one: cut_to(one, persistence(one.series, one.input_steps, ahead)))
-        if train:
-            means = tile_means(train, data.steps, ahead)
-            baseline("mean of the tile", "none", lambda one: np.broadcast_to(means, (len(one.ends), len(means))).copy())
-            for channels, change, knows in ((5, False, "none"), (6, True, "past")):
-                fit = LinearBaseline(data.steps, ahead, channels, change=change).fit(train)
-                baseline("linear regression", knows, lambda one, fit=fit: _regressed(fit, one))
+                moved = {n: self.shifted(regions[n], one[0])[None] for n, one in made.items()}
+                rows.append(self.row(method, "one", regions, moved))
         knows = "past" if data.intensity else "last" if self.model.change else "none"
         kinds = [(OURS, False)]
         if any(isinstance(one, ChangeNetwork) and one.network is not None for one in self.model.members):
@@ -207,6 +203,18 @@ class Scorer:
                 moved = {n: np.stack([self.shifted(regions[n], one) for one in each]) for n, each in made.items()}
                 rows.append(self.row(method, "one", regions, moved))
         return rows
+
+
+def _baselines(train: dict[int, Series], data: Data) -> dict[tuple[str, str], Callable[[Region], np.ndarray]]:
+    """Return baselines fitted to training regions, by name and by which intensities they know."""
+    means = tile_means(train, data.steps, data.ahead)
+    blind = LinearBaseline(data.steps, data.ahead).fit(train)
+    seeing = LinearBaseline(data.steps, data.ahead, 6, change=True).fit(train)
+    return {
+        ("mean of the tile", "none"): lambda one: np.tile(means, (len(one.ends), 1)),
+        ("linear regression", "none"): lambda one: _regressed(blind, one),
+        ("linear regression", "past"): lambda one: _regressed(seeing, one),
+    }
 
 
 def _bare(member: ChangeNetwork) -> ChangeNetwork:
