@@ -169,6 +169,25 @@ def test_duckdb(filled: tuple[str, np.ndarray]) -> None:
     duckdb = pytest.importorskip("duckdb")
     query = f"select status, count(*), count(latent) from '{filled[0]}/*/*/*.parquet' group by status order by status"
     assert duckdb.sql(query).fetchall() == [(1, 22, 22), (MISSING, 8, 0)]
+    nearest = f"""
+        with good as materialized (select time, latent from '{filled[0]}/*/*/*.parquet' where status = 1)
+        select time, list_distance(latent, (select latent from good order by time limit 1)) as distance
+        from good order by distance, time limit 2
+    """
+    (_, first), (_, second) = duckdb.sql(nearest).fetchall()
+    assert first == 0
+    assert second > 0
+
+
+def test_hugging_face_datasets(filled: tuple[str, np.ndarray], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = sorted(map(str, Path(filled[0]).glob("year=*/month=*/*.parquet")))
+    found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+    good = found.filter(lambda row: row["status"] == 1)
+    assert len(good) == 22
+    times = np.array([row["time"].replace(tzinfo=None) for row in good], "datetime64[ns]")
+    latents = np.array(good.with_format("numpy")["latent"])
+    np.testing.assert_array_equal(latents[np.argsort(times)], numbers(np.sort(times)))
 
 
 def test_columns(filled: tuple[str, np.ndarray]) -> None:
