@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ import ray.data  # noqa: E402
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)
 
+from sdoml_dist.engine.allocation import share  # noqa: E402
 from sdoml_dist.engine.growth import await_node  # noqa: E402
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
 from sdoml_dist.recipe_base import Resources, Store  # noqa: E402
@@ -84,11 +85,21 @@ class Cluster:
     elastic: bool = False
 
 
-def _usable_cpus() -> int:
-    """Return the CPUs this process may use: affinity and SLURM's allocation, never the whole machine."""
-    available = len(os.sched_getaffinity(0))
-    allotted = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return min(available, int(allotted)) if allotted.isdigit() and int(allotted) > 0 else available
+def private_resources(cpus: int | None, environment: Mapping[str, str]) -> dict[str, int]:
+    """Return what a private Ray may take: CPUs that this process may use, and of a SLURM job's memory what is left of it.
+
+    Parameters
+    ----------
+    cpus : int or None
+        CPUs, where the user says so.
+    environment : mapping
+        Of this process.
+    """
+    ours = share(environment)
+    limits = {"num_cpus": cpus or ours.cpus}
+    if "SLURM_JOB_ID" in environment:
+        limits["_memory"] = ours.for_ray(head=True)[0]
+    return limits
 
 
 def _temporary_root() -> str:
@@ -133,7 +144,7 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
             temporary = tempfile.mkdtemp(prefix="sdoml-", dir=_temporary_root())
             with _silence():
                 ray.init(
-                    address="local", num_cpus=cpus or _usable_cpus(), num_gpus=0, include_dashboard=False,
+                    address="local", num_gpus=0, include_dashboard=False, **private_resources(cpus, os.environ),
                     object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,
                 )  # fmt: skip
     except Exception as error:
