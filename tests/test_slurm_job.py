@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sdoml_dist.engine import allocation, slurm_node
 from sdoml_dist.engine.allocation import Share, node_names, own_address, per_node, ports, share, temporary_folder
+from sdoml_dist.engine.cluster import private_resources
 from sdoml_dist.engine.slurm_job import Job, Runner, main, wait_for_nodes
 from sdoml_dist.engine.slurm_node import fault_path, ray_command
 from sdoml_dist.errors import EnvironmentFault, ExitCode, UsageError
@@ -50,6 +51,12 @@ def test_a_job_reads_its_environment_and_begins_where_its_script_runs(tmp_path: 
     assert "--cpus-per-task=8" in step
     with pytest.raises(UsageError, match="not a SLURM job"):
         Job.of({})
+    with pytest.raises(UsageError, match="SDOML_MIN_NODES=two is not a whole number"):
+        job(tmp_path, SDOML_MIN_NODES="two")
+    # A token or an address that the user has for another cluster must not win.
+    kept = found.environment({"RAY_ADDRESS": "x", "RAY_AUTH_TOKEN": "y", "RAY_DEDUP_LOGS": "1", "RAY_AUTH_MODE": "disabled"})
+    assert not {"RAY_ADDRESS", "RAY_AUTH_TOKEN"} & kept.keys()
+    assert (kept["RAY_DEDUP_LOGS"], kept["RAY_AUTH_MODE"]) == ("1", "token")
 
 
 def test_only_the_allocation_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +72,10 @@ def test_only_the_allocation_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share({"CUDA_VISIBLE_DEVICES": ""}).gpus == 0
     monkeypatch.setattr(allocation, "_group_limits", lambda: (2.5, 1e9))
     assert share({"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "2000"}) == Share(2, 10**9, 0)
+    # A private Ray of a process of the job keeps to that, too.
+    allotted = {"SLURM_JOB_ID": "1", "SLURM_CPUS_ON_NODE": "2", "SLURM_MEM_PER_NODE": "2000"}
+    assert private_resources(None, allotted) == {"num_cpus": 2, "_memory": Share(2, 10**9, 0).for_ray(head=True)[0]}
+    assert private_resources(1, {}) == {"num_cpus": 1}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert share({"SLURM_CPUS_ON_NODE": "4"}).cpus == 1
 

@@ -109,8 +109,8 @@ class Job:
         return cls(
             number, tuple(names[index] for index in order), tuple(cpus[index] for index in order),
             int(environment.get("SLURM_RESTART_COUNT", "0")), int(task) if task else None,
-            Path(root) / f"sdoml-job-{number}", float(environment.get("SDOML_NODES_TIMEOUT", "300")),
-            int(environment.get("SDOML_MIN_NODES", str(len(names)))), int(environment.get("SDOML_MAX_RESTARTS", "50")),
+            Path(root) / f"sdoml-job-{number}", _number(environment, "SDOML_NODES_TIMEOUT", 300),
+            _number(environment, "SDOML_MIN_NODES", len(names)), _number(environment, "SDOML_MAX_RESTARTS", 50),
         )  # fmt: skip
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
@@ -128,6 +128,14 @@ class Job:
             "--overlap", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered",
             sys.executable, "-m", "sdoml_dist.engine.slurm_node", str(self.folder), self.nodes[0],
         ]  # fmt: skip
+
+
+def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
+    """Read a setting of the site."""
+    text = environment.get(name, "").strip()
+    if text and not text.isdigit():
+        raise UsageError(f"{name}={text} is not a whole number.", "", "Correct it in slurm/site.env.")
+    return int(text) if text else otherwise
 
 
 def alive_nodes(address: str) -> set[str]:
@@ -217,7 +225,10 @@ class Runner:
         token.unlink(missing_ok=True)
         with os.fdopen(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-        os.environ.update(job.environment(os.environ))
+        ours = job.environment(os.environ)
+        for name in os.environ.keys() - ours.keys():
+            del os.environ[name]
+        os.environ.update(ours)
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         logger.info(
