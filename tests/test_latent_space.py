@@ -17,7 +17,9 @@ from sdoml_dist.errors import RecipeError, StoreError, UsageError
 from sdoml_dist.pipelines.encode import Trained, encoding_samples
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe
+from sdoml_dist.report.validate import validate
 from sdoml_dist.store.catalog import open_catalog
+from sdoml_dist.store.reader import open_dataset
 from sdoml_dist.training.loading import Loader
 from sdoml_dist.training.run import load_config, train_experiment
 from sdoml_dist.training.trainer import read_log
@@ -71,9 +73,7 @@ def test_train_go_on_encode_and_search(dataset: str, tmp_path: Path, capsys: pyt
         train_experiment(load_config(path, ["network.latent=16"]))
 
     trained = Trained(outcome.checkpoint)
-    assert (
-        trained.about["samples"]["snapshot"] == json.loads((tmp_path / "run/prepared.json").read_text())["snapshot"]
-    )
+    assert trained.about["samples"]["snapshot"] == json.loads((tmp_path / "run/prepared.json").read_text())["snapshot"]
     catalog = str(tmp_path / "latents")
     done = encode(str(tmp_path / "run"), Store(url=dataset), Store(url=catalog), rows=10, log_variance=True)
     assert (done.rows, done.ok, done.units) == (24, 23, 3)
@@ -94,6 +94,21 @@ def test_train_go_on_encode_and_search(dataset: str, tmp_path: Path, capsys: pyt
         encode(str(tmp_path / "run"), Store(url=dataset), Store(url=catalog), rows=10)
     assert main(["similar", catalog, "--time", "2011-02-10T12:00", "-k", "3"]) == 0
     assert "2011-02-10" in capsys.readouterr().out
+    # Suns were drawn while it learned, and the table of a part can be made.
+    assert list((tmp_path / "run").rglob("suns_*.png"))
+    assert main(["evaluate", str(tmp_path / "run"), "--part", "validation"]) == 0
+    assert (tmp_path / "run" / "evaluation-validation" / "table.md").is_file()
+    # Images of the latents, as a dataset; the same command makes nothing twice.
+    decoded = str(tmp_path / "decoded")
+    command = ["decode", catalog, decoded, "--checkpoint", str(tmp_path / "run"), "--shard-slots", "12"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "48 frames, 46 with an image, in 4 shards and 1 commits" in capsys.readouterr().out
+    images = open_dataset(decoded)["193A"].sel(time=samples.times[7]).values
+    np.testing.assert_allclose(images, trained.decode(mean)[0, 1], rtol=1e-3, atol=1e-3)
+    assert main(command) == 0
+    assert "0 frames" in capsys.readouterr().out
+    assert validate(decoded).valid, validate(decoded).text()
 
 
 def test_what_does_not_fit_is_refused(dataset: str, tmp_path: Path) -> None:

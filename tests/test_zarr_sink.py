@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ import numpy as np
 import pytest
 
 import sdoml_dist
+from sdoml_dist.engine.cluster import ray
 from sdoml_dist.engine.pool import PoolSize
 from sdoml_dist.engine.zarr_sink import ShardActor, ZarrSink, write_shards
-from sdoml_dist.errors import StoreError, UsageError
+from sdoml_dist.errors import Stopped, StoreError, UsageError
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_base import Period, Store
 from sdoml_dist.recipe_sources import NetworkConfig
@@ -69,6 +73,21 @@ class Maker(ShardActor):
         if task.year > self.last:
             raise UsageError(f"no network for {task.year}")
         yield from shards(task, self.made)
+
+
+class Stopper(Maker):
+    """Makes one task, and then has its driver stopped by a signal."""
+
+    def __init__(self, made: dict[str, Recipe], driver: int, brake: Any) -> None:
+        super().__init__(made, 9999, brake)
+        self.driver = driver
+
+    def make(self, task: ShardTask) -> Iterator[Shard]:
+        yield from shards(task, self.made)
+        os.kill(self.driver, signal.SIGUSR1)
+        while ray.get(self.brake.begin.remote("probe")) == "go":
+            ray.get(self.brake.end.remote("probe"))
+            time.sleep(0.1)
 
 
 def check(url: str) -> None:
@@ -156,8 +175,13 @@ def test_a_pool_writes_groups_and_goes_on(ray_cluster: Any, tmp_path: Path) -> N
         output = Output(made)
         left = output.tasks(TIMES)
         assert [task.year for task in left] == [2012, 2012]
+        # A signal: what is under way is finished and committed, the rest is not begun.
+        with pytest.raises(Stopped, match="SIGUSR1 after 3 shards"):
+            write_shards(output, left, Stopper, (output.recipes, os.getpid()), size, lease, group=8)
+        left = output.tasks(TIMES)
+        assert len(left) == 1
         written = write_shards(output, left, Maker, (output.recipes, 2012), size, lease, group=8)
-        assert (written.shards, written.commits, written.frames) == (6, 1, 25)
+        assert (written.shards, written.commits) == (3, 1)
         output.finish()
         assert output.tasks(TIMES) == []
     check(store.url)
