@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -35,11 +36,15 @@ _LONGEST_TEMPORARY = 40
 if not os.environ.get("RAY_ADDRESS"):
     # Nobody looks at the metrics of a private Ray.
     _ENVIRONMENT["RAY_enable_metrics_collection"] = "0"
+    # Whoever reaches a Ray can run what he likes, and other users of this machine reach loopback. Ray reads this once.
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        _ENVIRONMENT |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402 - Ray reads the environment when it is imported
 import ray.data  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)
 
@@ -142,7 +147,7 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
                 ray.init(address=address, **quiet)
         else:
             temporary = tempfile.mkdtemp(prefix="sdoml-", dir=_temporary_root())
-            with _silence():
+            with _silence(), _loopback():
                 ray.init(
                     address="local", num_gpus=0, include_dashboard=False, **private_resources(cpus, os.environ),
                     object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,
@@ -167,6 +172,17 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Start a Ray that no other machine reaches: by itself Ray listens on all interfaces."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager
