@@ -32,22 +32,23 @@ def write_recipe(folder: Path, name: str, hours: int, **resources: Any) -> str:
 
 def test_a_build_makes_a_cluster_grow_to_its_pool_and_leaves_no_worker(tmp_path: Path) -> None:
     recipes = [
-        write_recipe(tmp_path, "grown", 6, minimum_actors=1, maximum_actors=2, commit_every_units=4),
+        write_recipe(tmp_path, "grown", 23, minimum_actors=1, maximum_actors=2, commit_every_units=4),
         write_recipe(tmp_path, "refused", 1, memory_per_actor="900GB"),
         write_recipe(tmp_path, "held", 1, minimum_actors=2, maximum_actors=2),
     ]
     # Three workers could be started: it is the pool that stops at two.
-    command = [sys.executable, "-m", "tests.servers.growing_run", str(tmp_path), "3", *recipes]
+    command = [sys.executable, "-m", "tests.servers.growing_run", str(tmp_path), "3", "2", *recipes]
     code, log = run_alone(command, tmp_path / "run.log", _HURRY, timeout=380)
     answers = [json.loads(line) for line in log.splitlines() if line.startswith('{"code"')]
     assert code == 0, log[-4000:]
     assert len(answers) == 3, log[-4000:]
     grown, refused, held = answers
+    assert grown["code"] == ExitCode.STOPPED, grown
+    assert held["code"] in (ExitCode.COMPLETE, ExitCode.FRAMES_FAILED), held
     for answer in (grown, held):
-        assert answer["code"] in (ExitCode.COMPLETE, ExitCode.FRAMES_FAILED), answer
         assert (answer["before"], answer["most"]) == (0, 2), answer
         assert answer["gone"] is not None, f"workers were kept: {answer}"
-    counts = sdoml_dist.accounting(str(tmp_path / "grown"))
+    counts = sdoml_dist.accounting(str(tmp_path / "held"))
     assert (counts[["ok", "missing", "rejected", "failed"]].sum(axis=1) == counts.planned).all()
     # What no type of node can hold is refused in seconds, without starting any.
     assert refused["code"] == ExitCode.ENVIRONMENT, refused

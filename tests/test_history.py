@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_units_of_unknown_workers_never_overlap_in_a_lane() -> None:
     history = History({}, units)
     assert sum(len(lane) for _, lane in history.lanes) == 60
     for _, lane in history.lanes:
-        assert all(a.ended <= b.started + 0.06 for a, b in zip(lane, lane[1:], strict=False))
+        assert all(a.ended <= b.started + 0.06 for a, b in itertools.pairwise(lane))
 
 
 def test_a_history_of_very_many_units_leaves_their_bars_out_of_the_page() -> None:

@@ -1,12 +1,15 @@
 """What tests/test_growing.py runs inside its namespaces: builds on a cluster of no workers, and watches it grow and shrink.
 
-Prints one line of JSON about each build.
+Arguments: a folder, how many workers there may be, how many a pool has at most, and three recipes. The first is built by the
+command and stopped by a signal once the pool has its maximum; the second is refused; the third is built in this process,
+which stays connected to Ray. Prints one line of JSON about each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +20,8 @@ from tests.servers.growing import start_head
 
 ADDRESS = "127.0.0.1:6379"
 _GONE_S = 90.0
+_GROWN_S = 200.0
+_SETTLED_S = 5.0
 
 
 class Watcher(threading.Thread):
@@ -53,13 +58,24 @@ class Watcher(threading.Thread):
         self.join()
 
 
-def command_line(recipe: str) -> tuple[int, str]:
-    """Build by the command, which is gone when its cluster has to shrink."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sdoml_dist", "build", recipe], capture_output=True, text=True, timeout=200,
+def command_line(recipe: str, watcher: Watcher, enough: int) -> tuple[int, str]:
+    """Build by the command, stopped once there are enough workers; it is gone when its cluster has to shrink."""
+    build = subprocess.Popen(
+        [sys.executable, "-m", "sdoml_dist", "build", recipe], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "RAY_ADDRESS": ADDRESS},
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    try:
+        began = time.monotonic()
+        while build.poll() is None and watcher.most < enough and time.monotonic() - began < _GROWN_S:
+            time.sleep(0.2)
+        if build.poll() is None:
+            # The actor on the new worker has to start before anything can be said about its end.
+            time.sleep(_SETTLED_S)
+            build.send_signal(signal.SIGTERM)
+        told, _ = build.communicate(timeout=_GONE_S)
+    finally:
+        build.kill()
+    return build.returncode, told
 
 
 def held(recipe: str) -> tuple[int, str]:
@@ -74,15 +90,14 @@ def held(recipe: str) -> tuple[int, str]:
 
 
 def main() -> None:
-    folder, most = Path(sys.argv[1]), int(sys.argv[2])
+    folder, most, enough = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     start_head(folder, most)
-    for number, recipe in enumerate(sys.argv[3:]):
+    for number, recipe in enumerate(sys.argv[4:]):
         watcher = Watcher()
         before = watcher.count()
         watcher.start()
         began = time.monotonic()
-        # The last build is done in this process, and the others by the command.
-        code, told = held(recipe) if number == len(sys.argv) - 4 else command_line(recipe)
+        code, told = held(recipe) if number == 2 else command_line(recipe, watcher, enough)
         took = time.monotonic() - began
         gone = watcher.until_none()
         watcher.close()
