@@ -6,6 +6,8 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sdoml_dist.training.config import Optimisation
+
+# PyTorch 2.13 has renamed it.
+_SYNCHRONISE = next(
+    name for name in ("forward_sync_buffers", "broadcast_buffers") if name in signature(DistributedDataParallel).parameters
+)
 
 
 def seed(*parts: int) -> int:
@@ -48,7 +55,8 @@ class Player:
         self.network: nn.Module = torch.compile(bare) if settings.compile else bare  # type: ignore[assignment]
         if world > 1:
             # The loop keeps buffers equal itself; broadcasting them with every pass would cost time for nothing.
-            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
+            quiet: dict[str, Any] = {_SYNCHRONISE: False}
+            self.network = DistributedDataParallel(self.network, **quiet)
 
     def sharing(self, share: bool) -> contextlib.AbstractContextManager[None]:
         """Return the context of a backward pass: whether its gradients are averaged over the workers afterwards."""
@@ -102,37 +110,33 @@ class Statistics:
 
     def __init__(self, networks: list[nn.Module], world: int, micro_batches: int) -> None:
         self.world, self.micro_batches = world, micro_batches
-        self.buffers = [buffer for network in networks for buffer in network.buffers()] if micro_batches > 1 else []
+        buffers = [buffer for network in networks for buffer in network.buffers()] if micro_batches > 1 else []
+        self.means = [buffer for buffer in buffers if buffer.is_floating_point()]
+        self.counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Enclose the passes of a step; within, each is enclosed by :meth:`micro_batch`."""
-        self._start = [buffer.clone() for buffer in self.buffers]
-        self._sums: dict[int, Tensor] = {}
+        self._start = [buffer.clone() for buffer in self.means + self.counts]
+        self._sums = [torch.zeros_like(buffer) for buffer in self.means]
         yield
-        if not self._sums:
+        if not self.means:
             return
-        places = sorted(self._sums)
-        flat = torch.cat([self._sums[place].flatten() for place in places])
+        flat = torch.cat([total.flatten() for total in self._sums])
         if self.world > 1:
             dist.all_reduce(flat)
         flat /= self.micro_batches
-        sizes = [self.buffers[place].numel() for place in places]
-        for place, values in zip(places, torch.split(flat, sizes), strict=True):
-            self.buffers[place].copy_(values.view_as(self.buffers[place]))
+        for buffer, values in zip(self.means, torch.split(flat, [one.numel() for one in self.means]), strict=True):
+            buffer.copy_(values.view_as(buffer))
 
     @contextlib.contextmanager
     def micro_batch(self) -> Iterator[None]:
         """Enclose the passes of one micro-batch."""
-        for buffer, start in zip(self.buffers, self._start, strict=True):
-            buffer.copy_(start)
-        # PyTorch counts the changes of every tensor.
-        versions = [buffer._version for buffer in self.buffers]
+        if self._start:
+            torch._foreach_copy_(self.means + self.counts, self._start)
         yield
-        for place, (buffer, version) in enumerate(zip(self.buffers, versions, strict=True)):
-            if buffer._version != version and buffer.is_floating_point():
-                now = buffer.detach().float()
-                self._sums[place] = self._sums[place] + now if place in self._sums else now.clone()
+        if self.means:
+            torch._foreach_add_(self._sums, self.means)
 
 
 class Average:

@@ -1,0 +1,168 @@
+"""Trainings that lose a worker, their driver or a host, or are told to stop, end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sdoml_dist.errors import ExitCode
+from sdoml_dist.training import checkpoint
+from sdoml_dist.training.log import read_log
+from tests.conftest import ROOT
+from tests.servers.hosts import Hosts, ray_hosts, wait_until
+from tests.toys import SETTINGS, ToyPair
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+STEPS = 24
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT),
+}  # fmt: skip
+
+
+def command(folder: Path, **given: Any) -> list[str]:
+    given = {"pause_s": 0.3, "began": str(folder / "began")} | given
+    return [sys.executable, "-m", "tests.toys", str(folder), str(STEPS), json.dumps(given)]
+
+
+def drive(folder: Path, **given: Any) -> subprocess.Popen[str]:
+    """Start a training of two workers on a private Ray."""
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        command(folder, **given), cwd=ROOT, env=os.environ | ENVIRONMENT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def end(run: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a run and return what it has printed."""
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == code, out + err
+    return out + err
+
+
+def trained(folder: Path) -> dict[str, Tensor]:
+    """Return all weights of the last checkpoint, which is of the last step."""
+    newest = checkpoint.newest(folder / "training")
+    about = checkpoint.about(newest)
+    assert (about["step"], about["finished"]) == (STEPS, True)
+    files = {path.stem: load_file(path) for path in newest.glob("*.safetensors")}
+    assert set(files) == {"discriminator", "generator", "ema"}
+    return {f"{name}.{key}": value for name, file in files.items() for key, value in file.items()}
+
+
+def same(folder: Path, expected: Path) -> None:
+    """Compare weights bit by bit, and the curves."""
+    wanted = trained(expected)
+    found = trained(folder)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(value, found[name]), name
+    lines, usual = read_log(folder / "training"), read_log(expected / "training")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["generator_loss"] for line in lines] == [line["generator_loss"] for line in usual]
+
+
+def at_step(folder: Path, step: int) -> Callable[[], bool]:
+    """Return the condition that a training's log has come to a step."""
+    return lambda: any(line["step"] >= step for line in read_log(folder / "training"))
+
+
+def workers(folder: Path) -> list[tuple[str, int]]:
+    """Return host and process of every worker that has begun."""
+    lines = [line.split() for line in (folder / "began").read_text().splitlines()]
+    return [(host, int(process)) for host, process in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train with nothing in the way."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    said = end(drive(folder, pause_s=0.0))
+    assert f'"step": {STEPS}' in said
+    assert len(workers(folder)) == 2
+    return folder
+
+
+def test_killed_worker(tmp_path: Path, undisturbed: Path) -> None:
+    run = drive(tmp_path)
+    wait_until(at_step(tmp_path, 8), run)
+    os.kill(workers(tmp_path)[-1][1], signal.SIGKILL)
+    end(run)
+    assert len(workers(tmp_path)) == 4
+    same(tmp_path, undisturbed)
+
+
+def test_killed_driver_and_the_same_command(tmp_path: Path, undisturbed: Path) -> None:
+    run = drive(tmp_path)
+    wait_until(at_step(tmp_path, 8), run)
+    run.kill()
+    run.communicate(timeout=60)
+    assert checkpoint.about(checkpoint.newest(tmp_path / "training"))["step"] < STEPS
+    assert "going on at step" in end(drive(tmp_path))
+    same(tmp_path, undisturbed)
+    assert '"before": true' in end(drive(tmp_path))
+
+
+def test_told_to_stop_while_another_driver_is_refused(tmp_path: Path, undisturbed: Path) -> None:
+    run = drive(tmp_path)
+    wait_until(at_step(tmp_path, 7), run)
+    assert "is in use" in end(drive(tmp_path), ExitCode.ENVIRONMENT)
+    run.send_signal(signal.SIGTERM)
+    end(run, ExitCode.STOPPED)
+    # A checkpoint of the step at which it stopped, whether one was due or not: nothing was lost.
+    stopped = checkpoint.about(checkpoint.newest(tmp_path / "training"))
+    assert 7 <= stopped["step"] == read_log(tmp_path / "training")[-1]["step"] < STEPS
+    assert not stopped["finished"]
+    assert f"going on at step {stopped['step']}" in end(drive(tmp_path))
+    same(tmp_path, undisturbed)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """A head without work and three hosts for two workers."""
+    with ray_hosts((0, 1, 1, 1), tmp_path / "hosts") as hosts:
+        yield hosts
+
+
+def test_a_host_that_loses_power(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    run = hosts.run(
+        0, command(folder), environment={**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0", "RAY_ADDRESS": hosts.ray_address}
+    )
+    wait_until(at_step(folder, 8), run)
+    first = {host for host, _ in workers(folder)}
+    assert len(first) == 2
+    (lost,) = [number for number in range(1, 4) if hosts.name(number) == workers(folder)[-1][0]]
+    hosts.power_off(lost)
+    end(run)
+    later = {host for host, _ in workers(folder)[2:]}
+    assert hosts.name(lost) not in later
+    assert len(later) == 2
+    same(folder, undisturbed)
+
+
+def test_one_worker_goes_on_with_what_two_began(tmp_path: Path, undisturbed: Path) -> None:
+    """On the way the number of workers changes; the result is the same but for rounding."""
+    from sdoml_dist.training.loop import Loop, Worker
+    from tests.toys import EVERY, settings
+
+    start = checkpoint.found(undisturbed / "training")[0]
+    loop = Loop(ToyPair(SETTINGS), settings(STEPS, ema=0.9), EVERY, Worker())
+    loop.load(start)
+    assert 0 < loop.step < STEPS
+    loop.run(lambda _: None)
+    wanted = trained(undisturbed)
+    for name, value in loop.networks["generator"].state_dict().items():
+        torch.testing.assert_close(value, wanted[f"generator.{name}"], rtol=1e-4, atol=1e-5)
