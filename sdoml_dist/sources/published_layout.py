@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import threading
-import zipfile
-import zlib
 from collections import OrderedDict
 from typing import Any
 
 import fsspec
-import numcodecs
 import numpy as np
 
 from sdoml_dist.recipe_sources import PublishedConfig
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.status import FrameError, FrameStatus
+from sdoml_dist.sources import bounded
 from sdoml_dist.sources.download import fetch_bytes
 
 STORES = {"aia": "sdomlv2.zarr", "hmi": "sdomlv2_hmi.zarr", "eve": "sdomlv2_eve.zarr"}
@@ -33,7 +30,6 @@ _NAMES = {name: f"{channel.wavelength_angstrom:04d}" for name, channel in AIA.it
     name: name.lower() for key in ("hmi", "hmi_720s", "hmi_45s") for name in PRODUCTS[key].channels
 }
 _CHANNELS = {text: name for name, text in _NAMES.items()}
-_UNREADABLE = (ValueError, RuntimeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def frame_path(channel: str, time: np.datetime64) -> str:
@@ -65,10 +61,37 @@ def read_npz(data: bytes) -> np.ndarray:
         FAILED_READ if they hold none.
     """
     try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return np.asarray(loaded if isinstance(loaded, np.ndarray) else loaded["x"])
-    except _UNREADABLE as error:
+        image = bounded.read_npy(data) if data[:1] == b"\x93" else bounded.read_npz(data, "x")
+        if image.dtype.kind not in "biuf":
+            raise ValueError(f"an image of {image.dtype}")
+    except bounded.UNREADABLE as error:
         raise FrameError(FrameStatus.FAILED_READ, f"{type(error).__name__}: {error}") from None
+    return image
+
+
+def _table(name: str, data: bytes) -> np.ndarray:
+    """Return a table of the lines in v1."""
+    try:
+        return bounded.read_npy(data)
+    except bounded.UNREADABLE as error:
+        raise FrameError(FrameStatus.FAILED_READ, f"{name}: {type(error).__name__}: {error}") from None
+
+
+def _array(name: str, data: bytes) -> dict[str, Any]:
+    """Return what ``.zarray`` says of an array, if it makes sense."""
+    try:
+        meta: dict[str, Any] = json.loads(data)
+        bounded.chunk_bytes(meta)
+        sizes = meta["shape"]
+        if len(sizes) != len(meta["chunks"]) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise ValueError(f"the shape is {sizes!r}")
+        if not isinstance(meta["compressor"], dict | None) or not isinstance(meta.get("filters"), list | None):
+            raise ValueError("compressor or filters are no codecs")
+        if meta.get("dimension_separator", ".") not in (".", "/"):
+            raise ValueError(f"chunks are named by {meta['dimension_separator']!r}")
+    except bounded.UNREADABLE as error:
+        raise FrameError(FrameStatus.FAILED_READ, f"{name}/.zarray: {type(error).__name__}: {error}") from None
+    return meta
 
 
 class PublishedFiles:
@@ -122,15 +145,13 @@ class PublishedFiles:
     def table(self, name: str) -> np.ndarray:
         """Return a table of the lines in v1, read once."""
         if name not in self._table:
-            data = self.get(f"EVE/{name}")
-            self._table[name] = np.load(io.BytesIO(data), allow_pickle=False)
+            self._table[name] = _table(name, self.get(f"EVE/{name}"))
         return self._table[name]
 
     def array(self, array: str) -> dict[str, Any]:
         """Return what ``.zarray`` says of an array, read once."""
         if array not in self._arrays:
-            data = self.get(f"{array}/.zarray")
-            self._arrays[array] = json.loads(data)
+            self._arrays[array] = _array(array, self.get(f"{array}/.zarray"))
         return self._arrays[array]
 
     def chunk(self, array: str, index: int) -> np.ndarray:
@@ -152,16 +173,12 @@ class PublishedFiles:
         meta = self.array(array)
         name = meta.get("dimension_separator", ".").join([str(index), *["0"] * (len(meta["chunks"]) - 1)])
         try:
-            data: Any = self.get(f"{array}/{name}")
+            data = self.get(f"{array}/{name}")
         except FrameError as error:
             return error
         try:
-            if meta["compressor"] is not None:
-                data = numcodecs.get_codec(meta["compressor"]).decode(data)
-            for codec in reversed(meta.get("filters") or []):
-                data = numcodecs.get_codec(codec).decode(data)
-            return np.frombuffer(data, np.dtype(meta["dtype"])).reshape(meta["chunks"], order=meta.get("order", "C"))
-        except _UNREADABLE as error:
+            return bounded.decode_chunk(data, meta)
+        except bounded.UNREADABLE as error:
             return FrameError(FrameStatus.FAILED_READ, f"chunk {array}/{name}: {type(error).__name__}: {error}")
 
     def whole(self, array: str) -> np.ndarray:
