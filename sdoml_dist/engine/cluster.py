@@ -116,13 +116,15 @@ def _temporary_root() -> str:
 
 
 @contextlib.contextmanager
-def connect(cpus: int | None = None) -> Iterator[Cluster]:
+def connect(cpus: int | None = None, gpus: int | None = 0) -> Iterator[Cluster]:
     """Connect to the cluster that RAY_ADDRESS names, or start a private one and end it afterwards.
 
     Parameters
     ----------
     cpus : int, optional
         CPUs of a private cluster; by default those that this process may use.
+    gpus : int, optional
+        GPUs of a private cluster; None takes those that this process sees.
 
     Yields
     ------
@@ -149,7 +151,7 @@ def connect(cpus: int | None = None) -> Iterator[Cluster]:
             temporary = tempfile.mkdtemp(prefix="sdoml-", dir=_temporary_root())
             with _silence(), _loopback():
                 ray.init(
-                    address="local", num_gpus=0, include_dashboard=False, **private_resources(cpus, os.environ),
+                    address="local", num_gpus=gpus, include_dashboard=False, **private_resources(cpus, os.environ),
                     object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=temporary, **quiet,
                 )  # fmt: skip
     except Exception as error:

@@ -10,8 +10,10 @@ from typing import Any
 from sdoml_dist.errors import EnvironmentFault, SdomlError
 
 _LEAST_BETWEEN_S = 0.1
-# What another try may cure: a lost worker shows itself to the others as a broken connection, a RuntimeError.
-_PASSING = (EnvironmentFault, OSError, RuntimeError, MemoryError)
+# What another try may cure. A lost worker shows itself to the others as a broken connection, which is a RuntimeError like
+# those that PyTorch raises for wrong shapes.
+_PASSING = (EnvironmentFault, OSError, MemoryError)
+_PASSING_TOGETHER = (*_PASSING, RuntimeError)
 
 
 class Control:
@@ -67,9 +69,17 @@ class StopSignal:
         return self._known
 
 
-def lasting(error: BaseException) -> bytes | None:
-    """Return an error pickled if it would come again with every try, else None."""
-    if isinstance(error, _PASSING) or not isinstance(error, Exception):
+def lasting(error: Exception, alone: bool) -> bytes | None:
+    """Return an error pickled if it would come again with every try, else None.
+
+    Parameters
+    ----------
+    error : Exception
+        What ended a worker.
+    alone : bool
+        Whether there is no other worker whose loss it may come from.
+    """
+    if isinstance(error, _PASSING if alone else _PASSING_TOGETHER):
         return None
     if isinstance(error, SdomlError):
         return pickle.dumps(error)

@@ -37,22 +37,22 @@ class Log:
         self.folder, self.path = folder, folder / LOG
         kept = [line for line in read_log(folder) if line["step"] <= step]
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=30)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Add a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "unix_s": time.time()} | metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._file.write(json.dumps({"step": step, "unix_s": time.time()} | metrics) + "\n")
+        self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
-        self._board.flush()
 
     def summarise(self) -> None:
-        """Write the table and the figure of all lines so far."""
+        """Make all lines so far safe, and write the table and the figure of them."""
         import pandas as pd
 
+        os.fsync(self._file.fileno())
+        self._board.flush()
         lines = read_log(self.folder)
         if not lines:
             return
@@ -62,7 +62,8 @@ class Log:
         write_atomic(self.folder / FIGURE, losses_figure(lines))
 
     def close(self) -> None:
-        """End TensorBoard's writer."""
+        """Close the files."""
+        self._file.close()
         self._board.close()
 
 

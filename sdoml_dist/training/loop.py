@@ -218,13 +218,12 @@ class Loop:
         """Make one update of all players and return means over all micro-batches, and what `stop` and `look` said."""
         for network in self.networks.values():
             network.train()
-        moved = [self._moved(batch) for batch in micro_batches]
         metrics: dict[str, float] = {"learning_rate": rate(self.optimisation, self.step)}
         signals = [0.0, 0.0]
         for place, player in enumerate(self.players):
             for other in self.players:
                 other.learn(other is player)
-            totals = self._gradients(place, player, moved)
+            totals = self._gradients(place, player, micro_batches)
             norm = float(player.clip())
             if player is self.players[-1]:
                 signals = [float(stop()), float(look())]
@@ -249,11 +248,12 @@ class Loop:
             for number, batch in zip(self.mine, micro_batches, strict=True):
                 with player.sharing(number == self.mine[-1]), self.statistics.micro_batch():
                     generator = self._generator(_NOISE, self.step, place, number)
+                    moved = self._moved(batch)
                     with self._cast():
                         if len(self.players) == 1:
-                            terms = self.experiment.loss(player.network, batch, generator)
+                            terms = self.experiment.loss(player.network, moved, generator)
                         else:
-                            terms = self.experiment.loss(networks, batch, generator, player=player.name)
+                            terms = self.experiment.loss(networks, moved, generator, player=player.name)
                     (terms["loss"] * weight).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
                     totals[name] = totals.get(name, 0.0) + value.detach().double()

@@ -121,7 +121,7 @@ def train(
         write_atomic(folder / IDENTITY, json.dumps(claim, indent=1).encode())
         if done is not None:
             logger.info("going on at step %d of %d", done.step, optimisation.steps)
-        with connect(cpus) as cluster:
+        with connect(cpus, gpus=0 if workers.device == "cpu" else None) as cluster:
             use_gpu = preflight(cluster, folder, workers)
             stopped = _fit(make, given, folder, optimisation, watching, workers, use_gpu, cluster)
     done = _outcome(folder, optimisation, watching)
@@ -199,6 +199,7 @@ def _fit(
         ),
         run_config=RunConfig(
             name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=workers.maximum_failures),
+            worker_runtime_env=_network(),
         ),
     )  # fmt: skip
     ended: list[BaseException] = []
@@ -230,6 +231,13 @@ def _fit(
     if ended:
         _raise(ended[0])
     return handler.requested
+
+
+def _network() -> dict[str, Any]:
+    """Keep gradients on loopback where the cluster is this machine alone, as Ray itself does."""
+    if any(node["NodeManagerAddress"] != "127.0.0.1" for node in ray.nodes() if node["Alive"]):
+        return {}
+    return {"env_vars": {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}}
 
 
 def _raise(error: BaseException) -> None:

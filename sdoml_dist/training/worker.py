@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from sdoml_dist.training import checkpoint as checkpoints
@@ -37,7 +38,7 @@ def work(config: dict[str, Any]) -> None:
     try:
         _Training(config).run()
     except Exception as error:
-        told = lasting(error)
+        told = lasting(error, alone=ray.train.get_context().get_world_size() == 1)
         if told is not None:
             ray.get(control.fail.remote(told))
         raise
@@ -50,12 +51,14 @@ class _Training:
         context = ray.train.get_context()
         self.rank, world = context.get_world_rank(), context.get_world_size()
         device = get_device() if config["use_gpu"] else torch.device("cpu")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self.experiment = config["make"](config["settings"])
         self.loop = Loop(
             self.experiment, Optimisation.model_validate(config["optimisation"]), self.watching,
             Worker(self.rank, world, device),
         )  # fmt: skip
-        start = self._start(world)
+        start = self._start()
         if start:
             self.loop.load(self.folder / start)
         self.log = Log(self.folder, self.loop.step) if self.rank == 0 else None
@@ -64,16 +67,15 @@ class _Training:
         self.looked = self.began
         self.preempted: Any = None
 
-    def _start(self, world: int) -> str:
+    def _start(self) -> str:
         """Return the name of the checkpoint to go on from, the same on all workers; empty at the beginning."""
-        names = [""]
+        name = ""
         if self.rank == 0:
             checkpoints.tidy(self.folder)
             there = checkpoints.found(self.folder)
-            names = [there[-1].name if there else ""]
-        if world > 1:
-            torch.distributed.broadcast_object_list(names, src=0)
-        return names[0]
+            name = there[-1].name if there else ""
+        agreed: str = broadcast_from_rank_zero(name)
+        return agreed
 
     def run(self) -> None:
         stop = StopSignal(self.control) if self.rank == 0 else _never
@@ -117,10 +119,11 @@ class _Training:
             with torch.no_grad():
                 self.experiment.sample_grid(networks, place, progress.step)
         if due:
+            # The log first: lines up to a checkpoint are never written again.
+            self.log.summarise()
             checkpoints.keep(
                 self.folder, progress.step, lambda folder: self.loop.save(folder, metrics), self.watching.keep
             )
-            self.log.summarise()
 
     def _pace(self, step: int) -> dict[str, float]:
         """Return how fast it goes since the last line, and the share of time that was waited for data since the start."""
