@@ -16,12 +16,13 @@ from sdoml_dist.solar.times import slot_index, slot_times, year_slots
 
 # Size of a stored image over its raw size; the field of HMI ends at the limb, and NaN takes no room. Series: with the
 # JSON of each slot. By benchmarks/pipeline.py and the simulator.
-_STORED_FRACTION = {"aia": 0.85, "hmi": 0.42, "hmi_720s": 0.42, "hmi_45s": 0.42, "eve": 0.9, "eve_diodes": 0.9}
+_STORED_FRACTION = {"aia": 0.85, "hmi": 0.42, "hmi_720s": 0.42, "hmi_45s": 0.42, "hmi_stack": 0.42, "eve": 0.9,
+                    "eve_diodes": 0.9}  # fmt: skip
 # A worker without frames: interpreter, Ray, compiled kernels.
 _WORKER_BASE_BYTES = 450 * 2**20
 # Bytes of a compressed file per source pixel (of HMI 32-bit integers, the field with much noise), and of an hour of
 # EVE's lines.
-_SOURCE_BYTES_PER_PIXEL = {"aia": 0.8, "hmi": 1.1, "hmi_720s": 1.4, "hmi_45s": 1.4}
+_SOURCE_BYTES_PER_PIXEL = {"aia": 0.8, "hmi": 1.1, "hmi_720s": 1.4, "hmi_45s": 1.4, "hmi_stack": 1.4}
 _SERIES_FILE_BYTES = 30_000
 # What the driver does for a unit, one after the other: receipt, share of the commit (benchmarks/scale.py).
 _DRIVER_UNIT_S = 0.02
@@ -281,6 +282,8 @@ class Plan:
         bundles, images = recipe.bundles, recipe.contents.kind == "images"
         frames = self.slots * len(recipe.channels)
         files = self.slots * sum(len(bundle.segments) for bundle in bundles)
+        if recipe.product == "hmi_stack":
+            files *= recipe.stack.frames
         image_bytes = 4 * (recipe.grid.pixels**2 if images else 1)
         source_pixels = self.source_pixels**2
         source_bytes = int(files * source_pixels * _SOURCE_BYTES_PER_PIXEL.get(recipe.product, 0))
@@ -291,6 +294,9 @@ class Plan:
         segments = max(len(bundle.segments) for bundle in bundles)
         # The blocks of the shards, one's compressed chunks and joined object; a frame's files as bytes, integers, floats.
         memory = _WORKER_BASE_BYTES + (2 + widest) * size * image_bytes + 10 * segments * source_pixels
+        if recipe.product == "hmi_stack":
+            # Sum and count of the stack, the frame in the middle and the one that is turned.
+            memory += 20 * recipe.grid.pixels**2
         return Estimate(
             units=shards * len(bundles),
             frames=frames,

@@ -22,6 +22,7 @@ from sdoml_dist.recipe_sources import (
     SourceConfig,
     SynopticConfig,
 )
+from sdoml_dist.solar.activity import MAGNETIC_FEATURES_DEG_PER_DAY
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS, Bundle, Product
 from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.times import slots_per_day
@@ -61,6 +62,38 @@ class VectorField(Section):
     """``header``: azimuths are turned by the frame's CROTA2. ``published``: by 180 degrees, as in SDOML's formulas."""
 
 
+class StackSection(Section):
+    """How magnetograms are averaged; for product ``hmi_stack`` only."""
+
+    before: int = Field(10, ge=0, le=120)
+    """Magnetograms before the one at the slot's time; published: 10 (Park et al. 2020)."""
+    after: int = Field(10, ge=0, le=120)
+    """Magnetograms after it; published: 10."""
+    minimum: int = Field(15, ge=1)
+    """Fewer good magnetograms make no mean: the slot is ``missing_too_few``."""
+    rotation: tuple[float, float, float] = MAGNETIC_FEATURES_DEG_PER_DAY
+    """Sidereal rotation A, B, C of ``A + B sin^2 + C sin^4`` of the latitude, degrees a day (Snodgrass & Ulrich 1990). What SDO
+    sees of it, the synodic part, follows from the headers."""
+    minimum_mu: float = Field(0.1, gt=0, lt=1)
+    """Nearer to the limb than this cosine of the heliocentric angle there is no mean."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> StackSection:
+        if self.minimum > self.frames:
+            raise ValueError(f"a stack of {self.frames} magnetograms never has {self.minimum}")
+        return self
+
+    @property
+    def frames(self) -> int:
+        """Magnetograms of a full stack."""
+        return self.before + 1 + self.after
+
+    @property
+    def reach_s(self) -> int:
+        """How far from the slot a stack reaches, seconds, with half a cadence of 45 s to spare."""
+        return (max(self.before, self.after) + 1) * 45
+
+
 class Pinned(Section):
     """A calibration file that is pinned by its hash."""
 
@@ -93,9 +126,10 @@ class Chunking(Section):
 class Recipe(Section):
     """Everything that determines one product of a dataset. A dataset may hold several, each made by a recipe of its own."""
 
-    product: Literal["aia", "hmi", "hmi_720s", "hmi_45s", "eve", "eve_diodes"] = "aia"
+    product: Literal["aia", "hmi", "hmi_720s", "hmi_45s", "hmi_stack", "eve", "eve_diodes"] = "aia"
     """What to build: AIA images; the HMI vector field (Bx, By, Bz); HMI line-of-sight magnetograms, Dopplergrams and
-    continuum at 720 s or 45 s; EVE's lines; EVE's broadband diodes (ESP and MEGS-P)."""
+    continuum at 720 s or 45 s; means of co-rotated 45-second magnetograms; EVE's lines; EVE's broadband diodes (ESP and
+    MEGS-P)."""
     name: str = Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Short name of the dataset."""
     description: str = ""
@@ -112,6 +146,7 @@ class Recipe(Section):
     source: SourceConfig
     calibration: Calibration = Calibration.model_validate({})
     vector: VectorField = VectorField.model_validate({})
+    stack: StackSection = StackSection.model_validate({})
     store: Store
     chunking: Chunking = Chunking.model_validate({})
     resources: Resources = Resources.model_validate({})
@@ -161,6 +196,8 @@ class Recipe(Section):
                 raise ValueError(f"calibration tables are for product 'aia', not for {self.product!r}")
             if isinstance(self.source, SynopticConfig):
                 raise ValueError(f"the synoptic tree holds AIA only, nothing of product {self.product!r}")
+        if self.product == "hmi_stack" and isinstance(self.source, PublishedConfig):
+            raise ValueError("stacks are made of full-disc magnetograms of 45 s, which are not published as images")
         if isinstance(self.source, PublishedConfig) and self.calibration.degradation is not None:
             raise ValueError("published images are corrected for degradation already")
         if isinstance(self.source, NetworkConfig) and (
@@ -224,11 +261,14 @@ class Recipe(Section):
         The period (``sdoml update`` extends it), the place of the store, resources and how servers are treated are
         left out: they may change from run to run.
         """
-        series = {"vector", "selection", "grid"}
-        unused = {"aia": {"vector"}, "hmi": {"selection"}, "eve": series, "eve_diodes": series}
+        series = {"vector", "selection", "grid", "stack"}
+        unused = {
+            "aia": {"vector", "stack"}, "hmi": {"selection", "stack"}, "hmi_stack": {"vector", "selection"}, "eve": series,
+            "eve_diodes": series,
+        }  # fmt: skip
         data: dict[str, Any] = self.model_dump(
             mode="json",
-            exclude={"period", "store", "resources", "description"} | unused.get(self.product, {"vector", "selection"}),
+            exclude={"period", "store", "resources", "description"} | unused.get(self.product, {"vector", "selection", "stack"}),
         )
         for key in ("network", "cache", "index_cache", "email", "storage_options", "verify_etag", "export_timeout_s"):
             data["source"].pop(key, None)
@@ -254,7 +294,7 @@ class Recipe(Section):
 def calibration_terms(recipe: Recipe, calibration: dict[str, Any]) -> dict[str, Any]:
     """Return what pixel values depend on besides the source: grid, selection, vector field, tables."""
     identity = recipe.identity()
-    terms = {name: identity[name] for name in ("grid", "selection", "vector") if name in identity}
+    terms = {name: identity[name] for name in ("grid", "selection", "vector", "stack") if name in identity}
     return terms | {"tables": calibration}
 
 

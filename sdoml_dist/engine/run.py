@@ -162,7 +162,8 @@ def _count(work: Iterable[tuple[Unit, np.ndarray]], recipe: Recipe) -> int:
 
 
 def _span(recipe: Recipe) -> tuple[np.datetime64, np.datetime64]:
-    margin = np.timedelta64(recipe.tolerance, "s")
+    reach = recipe.stack.reach_s if recipe.product == "hmi_stack" else 0
+    margin = np.timedelta64(recipe.tolerance + reach, "s")
     return recipe.period.first - margin, recipe.period.last + margin
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from sdoml_dist.pipelines.images import ImagePipeline
 from sdoml_dist.pipelines.imported import ImportPipeline
 from sdoml_dist.pipelines.series import SeriesPipeline
+from sdoml_dist.pipelines.stacks import StackPipeline
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Unit
 from sdoml_dist.recipe import Recipe, calibration_id
@@ -23,10 +24,12 @@ from sdoml_dist.store.dataset import write_unit
 from sdoml_dist.store.receipt import Receipt
 
 
-def make_pipeline(recipe: Recipe, source: Source) -> ImagePipeline | SeriesPipeline | ImportPipeline:
+def make_pipeline(recipe: Recipe, source: Source) -> ImagePipeline | SeriesPipeline | ImportPipeline | StackPipeline:
     """Return what makes the units of a recipe."""
     if isinstance(source, PublishedSource):
         return ImportPipeline(recipe, source)
+    if recipe.product == "hmi_stack":
+        return StackPipeline(recipe, source)
     return ImagePipeline(recipe, source) if recipe.contents.kind == "images" else SeriesPipeline(recipe, source)
 
 

@@ -178,6 +178,20 @@ PRODUCTS: dict[str, Product] = {
         _line_of_sight("hmi_720s", "720s"),
         _line_of_sight("hmi_45s", "45s"),
         Product(
+            "hmi_stack",
+            "HMI co-rotated means",
+            "images",
+            {
+                "M_stack": ChannelSpec(
+                    "mean of the line-of-sight magnetic field around the time, co-rotated; positive towards SDO", "G", "gray",
+                    symmetric=True,
+                )
+            },
+            (Bundle("M_45s", ("M_stack",), "hmi.M_45s", ("magnetogram",)),),
+            HMI_KEYWORDS | {"FRAMES": KeywordSpec("magnetograms that the mean is over", dtype="i8")},
+            "Park et al. 2020, ApJL 891, L4; Schou et al. 2012, Solar Physics 275, 229 (HMI)",
+        ),
+        Product(
             "eve",
             "EVE lines",
             "series",

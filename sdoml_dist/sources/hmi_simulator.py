@@ -213,7 +213,7 @@ class HmiSimulatorSource:
 
     def __init__(self, config: SimulationConfig, product: Product) -> None:
         self.config, self.product = config, product
-        self.cadence_s = 45 if product.name == "hmi_45s" else 720
+        self.cadence_s = 45 if product.name in ("hmi_45s", "hmi_stack") else 720
 
     def prepare(self, bundles: Sequence[str], start: np.datetime64, end: np.datetime64) -> None:
         """Nothing has to be prepared."""

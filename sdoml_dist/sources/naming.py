@@ -19,7 +19,8 @@ _HMI = r"(?P<series>hmi\.[A-Za-z0-9_]+)\.(?P<time>\d{8}_\d{6})_TAI(?:\.\d+)?\.(?
 _EVE = r"EVL_L2_(?P<time>\d{7}_\d{2})_\d+_\d+\.fits?(?:\.gz)?$"
 _DIODES = r"(?:esp_L1_)?(?P<time>\d{7,8})_(?:\d+\.fits?(?:\.gz)?|EVE_L0CS_DIODES_1m(?:_\w+)?\.txt)$"
 # The synoptic tree, JSOC's exports, LASP's level-2 products.
-PATTERNS = {"aia": _AIA, "hmi": _HMI, "hmi_720s": _HMI, "hmi_45s": _HMI, "eve": _EVE, "eve_diodes": _DIODES}
+PATTERNS = {"aia": _AIA, "hmi": _HMI, "hmi_720s": _HMI, "hmi_45s": _HMI, "hmi_stack": _HMI, "eve": _EVE,
+            "eve_diodes": _DIODES}  # fmt: skip
 """Default patterns by product."""
 
 

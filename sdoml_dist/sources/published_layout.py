@@ -27,7 +27,7 @@ EVE_FILES = ("name.npy", "wavelength.npy", "logt.npy", "jd.npy", "iso.npy", "irr
 
 _NAME = re.compile(r"(?:^|/)(AIA|HMI)(\d{4})(\d{2})(\d{2})_(\d{2})(\d{2})_([a-z0-9_]+)\.npz$")
 _NAMES = {name: f"{channel.wavelength_angstrom:04d}" for name, channel in AIA.items()} | {
-    name: name.lower() for key in ("hmi", "hmi_720s", "hmi_45s") for name in PRODUCTS[key].channels
+    name: name.lower() for key in ("hmi", "hmi_720s", "hmi_45s", "hmi_stack") for name in PRODUCTS[key].channels
 }
 _CHANNELS = {text: name for name, text in _NAMES.items()}
 
