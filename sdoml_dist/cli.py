@@ -26,8 +26,16 @@ from sdoml_dist.cli_training import (
     run_train,
 )
 from sdoml_dist.errors import ExitCode, SdomlError
+from sdoml_dist.redact import redact
 
 Command = Callable[[argparse.Namespace], int]
+
+
+class _Discreet(logging.Formatter):
+    """Takes passwords and signatures out of what is logged, tracebacks and messages of libraries included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -234,9 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code."""
     options = parser().parse_args(arguments)
     logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)sZ %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Discreet("%(asctime)sZ %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("sdoml").setLevel(logging.INFO)
     if options.verbose:
         logging.getLogger("sdoml_dist").setLevel(logging.DEBUG)

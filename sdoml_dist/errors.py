@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from sdoml_dist.redact import redact
+
 
 class ExitCode(IntEnum):
     """Exit codes of every command. They are stable: scripts may rely on them."""
@@ -18,7 +20,7 @@ class ExitCode(IntEnum):
 
 
 class SdomlError(Exception):
-    """An error with a cure.
+    """An error with a cure. Passwords and signatures of addresses are taken out of its texts.
 
     Parameters
     ----------
@@ -33,6 +35,7 @@ class SdomlError(Exception):
     exit_code = ExitCode.BUG
 
     def __init__(self, what: str, why: str = "", hint: str = "") -> None:
+        what, why, hint = redact(what), redact(why), redact(hint)
         super().__init__(what, why, hint)
         self.what, self.why, self.hint = what, why, hint
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sdoml_dist.errors import UsageError
+from sdoml_dist.redact import has_secret, redact
 from sdoml_dist.solar.times import parse_fits_time
 
 _DURATION = re.compile(r"^\s*(\d+)\s*(s|sec|min|h|d)\s*$")
@@ -21,9 +24,36 @@ _SIZE_BYTES = {
 
 
 class Section(BaseModel):
-    """Base of every part of a recipe: frozen, and unknown keys are refused."""
+    """Base of every part of a recipe: frozen, and unknown keys and secrets are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="after")
+    def _without_secrets(self) -> Self:
+        for name in type(self).model_fields:
+            for text in _texts(getattr(self, name)):
+                if has_secret(text):
+                    raise ValueError(
+                        f"{name} holds a password, a signature or a key, and recipes are stored inside the dataset: "
+                        f"{redact(text)}; give credentials by the environment (AWS_ACCESS_KEY_ID, "
+                        "AWS_SECRET_ACCESS_KEY, ~/.netrc)"
+                    )
+        return self
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the strings in plain data; sections look after their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def parse_duration(value: object) -> int:
@@ -99,6 +129,21 @@ class Store(Section):
     """Address of an S3-compatible server. ``AWS_ENDPOINT_URL`` is used where this is not given."""
     anonymous: bool = False
     """Read without credentials."""
+
+
+def store_at(url: str, **options: Any) -> Store:
+    """Return the place of a dataset from its URL and options of :class:`Store`.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be one.
+    """
+    try:
+        return Store(url=url, **options)
+    except ValidationError as error:
+        told = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors(include_input=False))
+        raise UsageError(f"{redact(url)} cannot be used: {told}") from None
 
 
 class Resources(Section):

@@ -96,7 +96,7 @@ class JsocConfig(Section):
     """JSOC's address."""
     email: str | None = None
     """Address registered at JSOC for exports. The variable ``JSOC_EMAIL`` overrides it."""
-    series: dict[str, str] = Field(default_factory=dict)
+    series: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z]\w*(\.\w+)+$")]] = Field(default_factory=dict)
     """Series by channel where the default (aia.lev1_euv_12s, aia.lev1_uv_24s) is not wanted."""
     pixels: int | None = Field(4096, ge=16)
     """Expected size of the images."""

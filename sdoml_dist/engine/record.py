@@ -12,6 +12,7 @@ from typing import Any
 
 from sdoml_dist.errors import ExitCode, SdomlError
 from sdoml_dist.recipe_base import Store
+from sdoml_dist.redact import redact
 from sdoml_dist.store.receipt import Outcome, phases_of
 from sdoml_dist.store.storage import write_atomic
 
@@ -60,7 +61,7 @@ class RunRecord:
                     "projected_memory_bytes": self.projected_memory_bytes,
                     "node": outcome.node,
                     "worker": getattr(outcome, "worker", ""),
-                    "failed": outcome.details,
+                    "failed": [redact(detail) for detail in outcome.details],
                 }
             )
         )

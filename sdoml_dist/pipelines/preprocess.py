@@ -16,6 +16,7 @@ from sdoml_dist.pipelines.stacks import StackPipeline
 from sdoml_dist.pipelines.tables import calibration_identity
 from sdoml_dist.plan import Unit
 from sdoml_dist.recipe import Recipe, calibration_id
+from sdoml_dist.redact import redact
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.sources.base import Source
 from sdoml_dist.sources.make import make_source
@@ -62,13 +63,15 @@ class Preprocessor:
         started, clock = time.time(), time.perf_counter()
         work = self._pipeline.process(unit, slots)
         work.keywords["CALIBRATION"][work.status == int(FrameStatus.OK)] = self._calibration
+        work.texts = [redact(text) for text in work.texts]
         made = time.perf_counter()
         fork = write_unit(self.fork_bytes, self.recipe, unit, slots, work.values, work.texts, work.histograms)
         work.spend("write", time.perf_counter() - made)
         return Receipt(
             unit=unit, slots=slots, channels=work.channels, status=work.status, keywords=work.keywords,
             moments=work.moments, fork=fork, started=started, seconds=time.perf_counter() - clock,
-            read_bytes=work.read_bytes, node=socket.gethostname(), details=work.details,
+            read_bytes=work.read_bytes, node=socket.gethostname(),
+            details=[redact(detail) for detail in work.details],
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, phases=work.phases,
             worker=str(os.getpid()),
         )  # fmt: skip

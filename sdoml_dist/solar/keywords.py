@@ -134,6 +134,7 @@ EVE_KEYWORDS: dict[str, KeywordSpec] = {
 }
 """Stored columns of EVE minutes by name (EVE level-2 release notes)."""
 
+_LARGEST = np.finfo(np.float64).max
 _WORDS = {"YES": 1.0, "NO": 0.0, "T": 1.0, "F": 0.0}
 
 
@@ -141,8 +142,9 @@ def number(value: Any) -> float | None:
     """Return a header value as a finite number, or None. Words that mean a truth value count as 1 and 0."""
     if isinstance(value, str):
         return _WORDS.get(value.strip().upper())
-    if isinstance(value, bool | int | float) and np.isfinite(value):
-        return float(value)
+    if isinstance(value, bool | int | float):
+        # Not by numpy: a header can hold whole numbers of any length.
+        return float(value) if abs(value) < _LARGEST else None
     return None
 
 

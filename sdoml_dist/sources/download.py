@@ -20,6 +20,8 @@ from sdoml_dist.recipe_sources import Network
 from sdoml_dist.solar.status import FrameError, FrameStatus
 
 _BLOCK = 1 << 18
+# A hundred times a level-1 frame; a server that sends more has gone astray.
+_MOST_BYTES = 2**31
 _ABSENT = (404, 410)
 _TRANSIENT = (408, 425, 429)
 _LONGEST_RETRY_AFTER_S = 600.0
@@ -129,6 +131,9 @@ def _http(url: str, network: Network, kept: _Part) -> bytes:
             # read1 returns what has come, so that a trickle meets the deadline.
             while block := response.raw.read1(_BLOCK, decode_content=True):
                 received += block
+                if len(received) > _MOST_BYTES:
+                    detail = f"{public_url(url)}: more than {_MOST_BYTES} bytes"
+                    raise FrameError(FrameStatus.FAILED_DOWNLOAD, detail)
                 if time.monotonic() > deadline:
                     text = f"{len(received)} bytes in {network.total_timeout_s:g} s"
                     raise _Transient(text, None, _Part(bytes(received), validator))

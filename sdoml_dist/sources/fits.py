@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ Header = dict[str, Any]
 _BLOCK = 2880
 _CARD = 80
 _MOST_HEADER_BLOCKS = 400
-_MOST_PIXELS = 2**28
+# Decoders of other forms trust sizes inside the packed bytes, so these are left to files that are trusted.
+_OTHER_FORMS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
+# Four times SDO's 4096 x 4096; a compressed image of this size takes 256 MB.
+_MOST_PIXELS = 2**26
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _DTYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 # What the compressed table says about itself; the image's own values stand under the names with Z.
@@ -233,23 +238,50 @@ def _other_compression(data: bytes) -> np.ndarray:
     """Decode other forms of compression by astropy."""
     from astropy.io import fits
 
+    # A header that repeats keywords can say one thing to us and another to astropy, so the size is taken from astropy.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with fits.open(io.BytesIO(data), memmap=False) as units:
                 for unit in units:
                     if isinstance(unit, fits.CompImageHDU):
+                        _check_tiles(data, unit)
                         return np.asarray(unit.data)
+        except (_Damaged, FrameError):
+            raise
         except Exception as error:  # noqa: BLE001 - hostile bytes can raise anything
             raise _Damaged(f"{type(error).__name__}: {error}") from None
     raise _Damaged("the compressed image cannot be decoded")
+
+
+def _check_tiles(data: bytes, unit: Any) -> None:
+    """Refuse a compressed image that would take more memory than an image may, whatever its header says."""
+    from astropy.io import fits
+
+    if unit.compression_type not in _OTHER_FORMS:
+        raise _Damaged(f"images packed by {unit.compression_type} are not read")
+    shape, tile = unit.shape, unit.tile_shape
+    if len(shape) != 2:
+        raise FrameError(FrameStatus.FAILED_SHAPE, f"the image has {len(shape)} axes instead of 2")
+    if not 0 < math.prod(shape) <= _MOST_PIXELS or not all(0 < t <= s for t, s in zip(tile, shape, strict=True)):
+        raise _Damaged(f"an image of {shape} pixels in tiles of {tile}")
+    # What a packed tile unpacks to is known by unpacking it only: zlib stops at the limit.
+    most = math.prod(tile) * 8 + 4096
+    with fits.open(io.BytesIO(data), memmap=False, disable_image_compression=True) as units:
+        table = next(one for one in units if one.header.get("ZIMAGE") is True).data
+        for name in table.names if "GZIP" in str(unit.compression_type) else ("GZIP_COMPRESSED_DATA",):
+            for cell in table[name] if name in table.names and name.endswith("COMPRESSED_DATA") else ():
+                packed = np.asarray(cell, np.uint8).tobytes()
+                if len(zlib.decompressobj(wbits=47).decompress(packed, most + 1)) > most:
+                    raise _Damaged(f"a tile unpacks to more than {most} bytes")
 
 
 def _scaled(image: np.ndarray, header: Header) -> np.ndarray:
     scale, zero = float(header.get("BSCALE") or 1.0), float(header.get("BZERO") or 0.0)
     if scale == 1.0 and zero == 0.0:
         return image
-    values = (image * scale + zero).astype(np.float32)
+    with np.errstate(all="ignore"):  # what overflows becomes infinite, and no pixel
+        values = (image * scale + zero).astype(np.float32)
     blank = header.pop("BLANK", None)
     if isinstance(blank, int) and np.issubdtype(image.dtype, np.integer):
         values[image == blank] = np.nan

@@ -27,6 +27,7 @@ from drms.config import ServerConfig
 
 from sdoml_dist.atomic import put
 from sdoml_dist.errors import EnvironmentFault, UsageError
+from sdoml_dist.paths import inside
 from sdoml_dist.recipe_sources import JsocConfig
 from sdoml_dist.solar.products import Product
 from sdoml_dist.solar.status import FrameError, FrameStatus
@@ -94,7 +95,11 @@ class JsocSource:
         self.cache_url, self._options = cache_url.rstrip("/"), dict(options or {})
 
     def _file(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
-        return fsspec.core.url_to_fs(f"{self.cache_url}/{name}", **self._options)
+        try:
+            # Names hold what the server says of its records.
+            return fsspec.core.url_to_fs(f"{self.cache_url}/{inside(name)}", **self._options)
+        except ValueError as error:
+            raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"JSOC names a record oddly: {error}") from None
 
     def _load(self, name: str) -> bytes | None:
         filesystem, path = self._file(name)
@@ -325,6 +330,8 @@ class JsocSource:
         for _, row in request.urls.iterrows():
             file = wanted.get(_record_and_segment(str(row["record"]), str(row["filename"])))
             if file is not None and not self._has(file):
+                if not str(row["url"]).startswith(("http://", "https://")):
+                    raise FrameError(FrameStatus.FAILED_DOWNLOAD, f"JSOC offers a file at {row['url']}")
                 self._save(self._cached(file), fetch_bytes(str(row["url"]), network))
 
 

@@ -16,6 +16,8 @@ from numba.extending import intrinsic
 
 # Code-length field, its escape value and the raw width by bytes per pixel (FITS standard 4.0, table 37).
 _PARAMETERS = {1: (3, 6, 8), 2: (4, 14, 16), 4: (5, 25, 32)}
+# Pixels per block: 16 or 32 in the standard's table 36, with room for writers that chose more.
+_MOST_BLOCK = 256
 PADDING = 16
 """Bytes that must follow the compressed data, so that reading a word at its end stays inside the buffer."""
 
@@ -62,6 +64,8 @@ def _decode(
         last = np.int64(_word(address, start) >> np.uint64(64 - bits))
         column = 0
         while column < width:
+            if position > end:
+                return row
             stop = min(column + block, width)
             # The next bits of the stream, left-aligned; at least 57 of them are valid after a refill.
             buffer = _word(address, position >> 3) << np.uint64(position & 7)
@@ -159,8 +163,13 @@ def decode_rows(
     ValueError
         If the data are damaged. No byte outside `data` is ever read.
     """
-    if bytes_per_pixel not in _PARAMETERS or block < 1:
+    if bytes_per_pixel not in _PARAMETERS or not 1 <= block <= _MOST_BLOCK:
         raise ValueError(f"RICE_1 with {bytes_per_pixel} bytes per pixel and blocks of {block} is not defined")
+    # Every block begins with a code, so an image that is larger than its bytes allow is known before it takes memory.
+    code_bits, _, first_bits = _PARAMETERS[bytes_per_pixel]
+    short = np.flatnonzero(lengths * 8 < first_bits + code_bits * -(-width // block))
+    if short.size:
+        raise ValueError(f"row {short[0]} of the compressed image is damaged or cut off")
     dtype = {1: np.uint8, 2: np.int16, 4: np.int32}[bytes_per_pixel]
     # Rows whose starts lie a multiple of 4096 bytes apart would evict each other from the processor's first cache when
     # a filter reads several rows at once.

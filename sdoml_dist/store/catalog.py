@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from sdoml_dist.errors import StoreError, UsageError, ValidationError
-from sdoml_dist.recipe_base import Store
+from sdoml_dist.recipe_base import Store, store_at
 from sdoml_dist.solar.status import FrameStatus, has_outcome
 from sdoml_dist.solar.times import parse_fits_time
 from sdoml_dist.store.catalog_compact import CompactSummary as CompactSummary
@@ -60,7 +60,7 @@ class CatalogWriter:
     """
 
     def __init__(self, url: str | Store, info: CatalogInfo, **options: Any) -> None:
-        store = url if isinstance(url, Store) else Store(url=str(url), **options)
+        store = url if isinstance(url, Store) else store_at(str(url), **options)
         self.folder, self.info = CatalogFolder(store), info
 
     def begin(self) -> set[str]:
@@ -366,6 +366,6 @@ def open_catalog(
     UsageError
         If it has no such column, or a time is none.
     """
-    folder = CatalogFolder(url if isinstance(url, Store) else Store(url=str(url), **options))
+    folder = CatalogFolder(url if isinstance(url, Store) else store_at(str(url), **options))
     bounds = [None if value is None else parse_moment(value) for value in (start, end)]
     return Catalog(folder, folder.existing(), columns, *bounds)

@@ -17,7 +17,7 @@ import zarr
 from sdoml_dist.errors import StoreError, UsageError
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe import Recipe
-from sdoml_dist.recipe_base import Store, parse_duration
+from sdoml_dist.recipe_base import Store, parse_duration, store_at
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.store.dataset import products_of, stored_recipe
@@ -30,7 +30,7 @@ _FRAME_COLUMNS = {"T_OBS": "keywords/T_OBS", "EXPTIME": "keywords/EXPTIME", "QUA
 
 def as_store(url: str | Store, **options: Any) -> Store:
     """Return the place of a dataset from its URL and options such as ``endpoint_url`` or ``anonymous``."""
-    return url if isinstance(url, Store) else Store(url=str(url), **options)
+    return url if isinstance(url, Store) else store_at(str(url), **options)
 
 
 @dataclass(frozen=True)
