@@ -6,7 +6,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -36,6 +36,16 @@ def _utc(text: str, where: str) -> np.datetime64:
         raise ValueError(f"{where}: not a UTC time such as 2011-02-08T15:00:00: {text!r}") from None
 
 
+def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of the lines of a CSV file."""
+    rows = csv.reader(io.StringIO(text), strict=True)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num}: {error}") from None
+
+
 def read_regions(text: str) -> list[Region]:
     """Read a table of regions.
 
@@ -51,8 +61,8 @@ def read_regions(text: str) -> list[Region]:
         If a column is missing or unknown, a value cannot be read, a region ends before it starts or is there twice. Line
         and column are named.
     """
-    rows = csv.reader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
-    columns = [name.strip() for name in next(rows, [])]
+    rows = _rows(text.removeprefix("\ufeff"))
+    columns = [name.strip() for name in next(rows, (1, []))[1]]
     for name in columns:
         if name not in _COLUMNS:
             near = difflib.get_close_matches(name, _COLUMNS, 1, 0.4)
@@ -64,8 +74,8 @@ def read_regions(text: str) -> list[Region]:
     if len(set(columns)) != len(columns):
         raise ValueError("line 1: a column is there twice")
     regions: dict[int, Region] = {}
-    for row in rows:
-        line = f"line {rows.line_num}"
+    for number_of_line, row in rows:
+        line = f"line {number_of_line}"
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(columns):

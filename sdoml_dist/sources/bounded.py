@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from typing import Any
@@ -19,7 +20,7 @@ MOST_BYTES = 2**30
 """What one image or chunk may take unpacked: SDOML v2's chunks of 120 images of 512 x 512 pixels take 126 MB."""
 UNREADABLE = (
     ValueError, TypeError, RuntimeError, OSError, EOFError, KeyError, IndexError, AttributeError, OverflowError,
-    MemoryError, ZeroDivisionError, SyntaxError, zipfile.BadZipFile, zlib.error,
+    MemoryError, ZeroDivisionError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What reading damaged files can raise."""
 _MOST_NPY_HEADER = 10_000
