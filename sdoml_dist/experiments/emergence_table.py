@@ -33,6 +33,7 @@ from sdoml_dist.solar.emergence_scores import (
     Errors,
     darkened_tiles,
     detections,
+    persistence,
     scaled_by_region,
 )
 from sdoml_dist.training import checkpoint as checkpoints
@@ -47,10 +48,23 @@ _NAMES = {
 
 @dataclass
 class Evaluation:
-    """All that a checkpoint was found to do."""
+    """All that a checkpoint was found to do.
+
+    Attributes
+    ----------
+    rows : list of Row
+        Methods.
+    flags, kept : dict
+        Flags of emergence by the forecast, and by persistence, of the first regions.
+    first_targets : dict
+        Time of the first target of each region.
+    about : dict
+        Network, step, protocol, part.
+    """
 
     rows: list[Row]
     flags: dict[int, list[Detection]]
+    kept: dict[int, list[Detection]]
     first_targets: dict[int, np.datetime64]
     about: dict[str, Any]
 
@@ -118,16 +132,19 @@ class Evaluation:
 
     def summary(self) -> str:
         """Return medians over the tiles that are flagged in both; what was observed before the first target does not count."""
-        fair = [one for found in self.flags.values() for one in found if one.observed >= self.first_targets[one.region]]
+        told = [
+            f"{name}: {self._medians(flags)}" for name, flags in (("forecast", self.flags), ("persistence", self.kept))
+        ]
+        return "\n".join(told)
+
+    def _medians(self, flags: dict[int, list[Detection]]) -> str:
+        fair = [one for found in flags.values() for one in found if one.observed >= self.first_targets[one.region]]
         both = [one for one in fair if np.isfinite(one.difference_h)]
-        seen = len(fair)
+        text = f"{len(both)} of {len(fair)} observed emergences are flagged"
         if not both:
-            return f"0 of {seen} observed emergences are flagged"
+            return text
         early, lead = (float(np.median([getattr(one, name) for one in both])) for name in ("difference_h", "lead_h"))
-        return (
-            f"{len(both)} of {seen} observed emergences are flagged; median {early:+.1f} h before the observed flag, the "
-            f"alarm {lead:+.1f} h before it"
-        )
+        return f"{text}, median {early:+.1f} h before the observed flag, the alarm {lead:+.1f} h before it"
 
     def to_csv(self) -> str:
         """Return all metrics of all methods and regions."""
@@ -205,6 +222,7 @@ def evaluate(
         made = {number: scorer.shifted(regions[number], one) for number, one in made.items()}
     ahead = experiment.data.ahead
     flags: dict[int, list[Detection]] = {}
+    kept: dict[int, list[Detection]] = {}
     pictures: dict[str, bytes] = {}
     for number, region in regions.items():
         tiles = region.tiles if len(region.tiles) <= 9 else darkened_tiles(region.series)
@@ -212,6 +230,8 @@ def evaluate(
         found = detections(region.series, scaled, region.ends, ahead, tiles)
         if len(flags) < 8:
             flags[number] = found
+            last = persistence(region.series, region.input_steps, ahead)[: len(region.ends), tiles]
+            kept[number] = detections(region.series, scaled_by_region(region.series, last), region.ends, ahead, tiles)
             records = FIVE_REGIONS[number].records if number in FIVE_REGIONS else ()
             pictures[f"region-{number}.png"] = forecast_figure(
                 region.series, scaled, region.ends + ahead, tiles, found, ahead, records
@@ -222,7 +242,7 @@ def evaluate(
         "protocol": experiment.data.protocol, "part": part if store is None else store.url, "ahead": ahead,
         "examples": {number: len(region.ends) for number, region in regions.items()}, "folds": experiment.division.folds,
     }  # fmt: skip
-    evaluation = Evaluation(rows, flags, first_targets, about)
+    evaluation = Evaluation(rows, flags, kept, first_targets, about)
     text = evaluation.to_text()
     files = {
         "table.txt": text.encode(),
