@@ -9,7 +9,7 @@ from typing import Any
 from sdoml_dist.engine.cluster import connect, ray
 from sdoml_dist.engine.pool import PoolSize
 from sdoml_dist.engine.stop import interruptible
-from sdoml_dist.engine.zarr_sink import GROUP, ShardActor, Written, write_shards
+from sdoml_dist.engine.zarr_sink import GROUP, WRITER_CPUS, ShardActor, Written, write_shards
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.pipelines.decode import ShardDecoder, catalog_slots, decoded_recipes
 from sdoml_dist.pipelines.encode import Trained
@@ -91,9 +91,12 @@ def decode(
                     )
                 devices = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
                 use = devices > 0 if gpus is None else gpus
-                # One CPU is left to those who write.
+                # Something is left to those who write, of a single CPU too.
+                each = 1.0 if cluster.cpus >= 1 + WRITER_CPUS else WRITER_CPUS
                 fit = int(max(1, min(devices if use else cluster.cpus - 1, cluster.memory_bytes // _WORKER_BYTES)))
-                size = PoolSize(1, fit if cluster.private else len(tasks), 1, _WORKER_BYTES, gpus=1.0 if use else 0.0)
+                size = PoolSize(
+                    1, fit if cluster.private else len(tasks), each, _WORKER_BYTES, gpus=1.0 if use else 0.0
+                )
                 arguments = {
                     "folder": folder, "catalog": catalog.model_dump(),
                     "recipes": {name: recipe.model_dump(mode="json") for name, recipe in there.recipes.items()},

@@ -48,6 +48,8 @@ GROUP = 64
 """Shards of time whose products are committed together, by default."""
 _DRAIN_S = 120.0
 _SAFE = "All finished groups of shards are committed."
+# Writing a shard is little work beside making it; two writers share what one CPU is left.
+WRITER_CPUS = 0.5
 
 
 @dataclass
@@ -168,7 +170,7 @@ def write_shards(
     arguments : tuple
         Of its constructor, before the brake.
     size : PoolSize
-        The pool.
+        The pool; `WRITER_CPUS` must be left beside it.
     lease : Lease
         The right to commit.
     group : int
@@ -193,7 +195,9 @@ def write_shards(
         brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
         stop, sink = StopRequest(brake, _DRAIN_S), ZarrSink(output)
         with stop.listening(), _explained():
-            _pipeline(some, actor, (*arguments, brake), size).write_datasink(sink)
+            _pipeline(some, actor, (*arguments, brake), size).write_datasink(
+                sink, ray_remote_args={"num_cpus": WRITER_CPUS}
+            )
         written.commits += bool(sink.receipts)
         written.shards += len(sink.receipts)
         for _, receipt in sink.receipts:

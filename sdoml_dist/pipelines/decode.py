@@ -65,7 +65,7 @@ def decoded_recipes(
             "Give the checkpoint that encoded them.",
         )
     trained.transforms.check(info.channels)
-    place = Store(url=info.dataset) if dataset is None else dataset
+    place = catalog.folder.store.model_copy(update={"url": info.dataset}) if dataset is None else dataset
     grids = [one.recipe.grid for one in open_products(place, info.snapshot, channels=info.channels)]
     size, cadence = trained.config.network.size, int(info.settings["cadence_s"])
     source = NetworkConfig(

@@ -61,9 +61,10 @@ def draw_similar(
     asked = found.query_times[query]
     times = found.times[query][ranks] if np.isnat(asked) else np.append(asked, found.times[query][ranks])
     settings = info.settings
+    store = catalog.folder.store.model_copy(update={"url": info.dataset}) if dataset is None else dataset
     samples = Samples.find(
-        Store(url=info.dataset) if dataset is None else dataset, info.channels, version=info.snapshot,
-        cadence=settings["cadence_s"], tolerance=settings["tolerance_s"], require=settings["require"],
+        store, info.channels, version=info.snapshot, cadence=settings["cadence_s"], tolerance=settings["tolerance_s"],
+        require=settings["require"],
     )  # fmt: skip
     rows = np.minimum(np.searchsorted(samples.times, times), len(samples) - 1)
     if (samples.times[rows] != times).any():
