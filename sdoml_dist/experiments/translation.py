@@ -48,6 +48,7 @@ from sdoml_dist.training.samples import Samples
 # Kim et al. 2019 pad images of 1024 pixels by 15 and cut them out at random.
 _SHIFT = 15
 _SHOWN = 4
+_SMALLEST_JUDGED = 32
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,10 @@ class Translation(Experiment):
                 )  # fmt: skip
         if design.alone:
             return {"generator": generator}
+        # Below this, the last but one map of the smallest scale is a single pixel.
+        least = _SMALLEST_JUDGED * 2 ** (design.judge_scales - 1)
+        if self.size < least:
+            raise UsageError(f"Images of {self.size} pixels are too small for the discriminator, which needs {least}.")
         repeat = repetitions(inputs, outputs, design.balance) if design.balance else 1
         judge = PatchDiscriminator(
             inputs, outputs, max(1, design.judge_filters // narrow), design.judge_scales, learned=design.learned,

@@ -1,0 +1,223 @@
+"""Far-side magnetograms: splits, values, references, scores, and the laws of training for its two players."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdoml_dist.errors import UsageError
+from sdoml_dist.experiments.far_side import FarSide, with_reference
+from sdoml_dist.recipe_base import Store
+from sdoml_dist.solar.field_scores import FieldScores, Regression
+from sdoml_dist.solar.translation import disc_mask
+from sdoml_dist.training.config import Optimisation, Watching
+from sdoml_dist.training.loop import Loop, Worker
+from sdoml_dist.training.parts import RandomMonths
+from sdoml_dist.training.samples import Samples
+
+SIZE = 64
+
+
+def configuration(version: int, **network: Any) -> dict[str, Any]:
+    small = {"version": version, "narrowing": 16, "blocks": 1, "stages": 2} | network
+    return {
+        "config": {
+            "experiment": "far-side", "data": {"store": {"url": "nowhere"}, "size": SIZE}, "network": small,
+            "training": {"steps": 4, "global_batch": 4, "micro_batch": 2, "learning_rate": 0.001, "betas": [0.5, 0.999]},
+        },
+        "prepared": {"snapshot": "none", "pixels": SIZE},
+    }  # fmt: skip
+
+
+def observations(version: int, number: int, seed: int = 0) -> np.ndarray:
+    """Return EUV images with bright blobs on bipoles, as physical values of all channels."""
+    rng = np.random.default_rng(seed)
+    j, i = np.mgrid[:SIZE, :SIZE]
+    count = {1: 2, 2: 4, 3: 8}[version]
+    images = np.empty((number, count, SIZE, SIZE), np.float32)
+    for place in range(number):
+        field, bright = np.zeros((SIZE, SIZE)), np.full((SIZE, SIZE), 40.0)
+        for _ in range(3):
+            y, x, size = rng.uniform(18, 46), rng.uniform(18, 46), rng.uniform(2, 5)
+            for offset, sign in ((-3, 1), (3, -1)):
+                blob = np.exp(-((j - y) ** 2 + (i - x - offset) ** 2) / size**2)
+                field += sign * 75 * size * blob
+                bright += 30 * size * blob
+        off = np.hypot(j - 31.5, i - 31.5) > 25.4
+        target = {1: 1, 2: 3, 3: 3}[version]
+        for channel in range(count):
+            is_field = channel in (target, 7)
+            images[place, channel] = np.where(off, np.nan, field) if is_field else bright * (channel + 1)
+    return images
+
+
+class Rendered(FarSide):
+    """The experiment on samples that are in memory."""
+
+    made = 8
+
+    @property
+    def pairs(self) -> Any:  # type: ignore[override]
+        physical = observations(self.config.network.version, self.made)
+        return MemoryPairs(self, physical, np.array(["train"] * (self.made - 2) + ["validation"] * 2, object))
+
+
+class Rows(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+class MemoryPairs:
+    def __init__(self, experiment: FarSide, physical: np.ndarray, labels: np.ndarray) -> None:
+        self.experiment, self.values = experiment, physical
+        times = np.datetime64("2011-01-01", "ns") + np.arange(len(physical)) * np.timedelta64(12, "h")
+        self.samples = Rows(
+            shards=np.arange(len(physical)) // 2, labels=labels, times=times, describe=lambda: {"digest": "x"},
+            counts=lambda: {str(name): int((labels == name).sum()) for name in np.unique(labels)},
+        )  # fmt: skip
+
+    def part(self, label: str) -> MemoryPairs:
+        chosen = self.samples.labels == label
+        return MemoryPairs(self.experiment, self.values[chosen], self.samples.labels[chosen])
+
+    def read(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        inputs, target, mask = (torch.from_numpy(one) for one in self.experiment.encode(self.values[rows]))
+        return {"inputs": inputs, "target": target, "mask": mask, "index": torch.from_numpy(rows)}
+
+    def steps(
+        self, order: Any, start: int, stop: int, mine: tuple[int, ...]
+    ) -> Iterator[list[dict[str, torch.Tensor]]]:
+        for step in range(start, stop):
+            yield [self.read(order.micro(*order.position(step), number)) for number in mine]
+
+    def validation(self, micro_batch: int, rank: int, world: int) -> Iterator[dict[str, torch.Tensor]]:
+        for first in range(rank * micro_batch, len(self.values), world * micro_batch):
+            yield self.read(np.arange(first, min(first + micro_batch, len(self.values))))
+
+
+def test_values_of_the_versions() -> None:
+    for version, names in ((1, ("304A",)), (2, ("304A", "193A", "171A"))):
+        experiment = FarSide(configuration(version))
+        assert experiment.input_names() == names
+        physical = observations(version, 2)
+        physical[0, 0, 10, 10] = np.nan
+        inputs, target, mask = experiment.encode(physical)
+        assert inputs.dtype == target.dtype == np.float32
+        assert np.isfinite(inputs).all()
+        disc = disc_mask(SIZE)
+        assert (mask[:, 0] <= disc).all()
+        assert (target[~mask] == 0).all()
+        # The median of the disc is 100, whatever the instrument's unit: 2 log10(100) / log10(200) - 1.
+        assert np.median(inputs[1, 0][disc]) == pytest.approx(2 * 2 / np.log10(200) - 1, abs=1e-3)
+        assert inputs[0, 0, 10, 10] == -1
+        # Version 2 sees nothing off the disc, version 1 the corona.
+        assert (inputs[1, 0][~disc] == -1).all() == (version == 2)
+        limit = {1: 100.0, 2: 3000.0}[version]
+        decoded = experiment.decode(target)
+        assert np.isnan(decoded[0, 0, 0, 0])
+        kept = mask[:, 0]
+        np.testing.assert_allclose(decoded[:, 0][kept], np.clip(physical[:, -1], -limit, limit)[kept], atol=2e-3)
+    third = FarSide(configuration(3))
+    assert third.input_names() == (
+        "304A", "193A", "171A", "304A before", "193A before", "171A before", "M_720s before",
+    )  # fmt: skip
+    inputs, target, mask = third.encode(observations(3, 2) * 30)
+    assert inputs.shape == (2, 7, SIZE, SIZE)
+    # The field is not limited, and the reference is encoded as the target is.
+    assert np.abs(target).max() > 2
+    np.testing.assert_array_equal(inputs[:, 6], np.where(mask[:, 0], target[:, 0], 0))
+    networks = third.models()
+    assert networks["discriminator"].repeat == 10
+    with pytest.raises(UsageError, match="median over the disc"):
+        third.encode(np.zeros((1, 8, SIZE, SIZE), np.float32))
+
+
+def test_random_months_depend_on_seed_and_year_alone() -> None:
+    times = np.arange("2011-01", "2014-01", dtype="datetime64[D]").astype("datetime64[ns]")
+    labels = RandomMonths(seed=3).labels(times)
+    months = times.astype("datetime64[M]")
+    for year in ("2011", "2012", "2013"):
+        inside = times.astype("datetime64[Y]") == np.datetime64(year)
+        counts = {name: len(np.unique(months[inside & (labels == name)])) for name in ("train", "validation", "test")}
+        assert counts == {"train": 9, "validation": 1, "test": 2}
+    assert (RandomMonths(seed=3).labels(times[400:500]) == labels[400:500]).all()
+    assert not (RandomMonths(seed=4).labels(times) == labels).all()
+    with pytest.raises(UsageError, match="12 months"):
+        RandomMonths(counts={"test": 12}).labels(times)
+
+
+def samples_of(times: np.ndarray, labels: np.ndarray) -> Samples:
+    empty = np.zeros((times.size, 1), np.int16)
+    return Samples(Store(url="nowhere"), "s", ("304A",), (), times, empty, empty, empty, labels, {"cadence_s": 43200})
+
+
+def test_references_are_of_a_rotation_before_and_not_of_the_test() -> None:
+    times = np.datetime64("2011-01-01", "ns") + np.arange(120) * np.timedelta64(12, "h")
+    labels = np.array(["train"] * 60 + ["test"] * 60, object)
+    labels[10:20] = "test"
+    kept, before = with_reference(samples_of(times, labels), samples_of(times, labels), 6 * 3600)
+    distance = (kept.times - before.times) / np.timedelta64(1, "D")
+    assert np.abs(distance - 27.2753).max() <= 0.25
+    # 27.2753 days are 54.55 steps of 12 hours.
+    assert kept.times[0] == times[54 + 1]
+    trained = kept.labels == "train"
+    assert trained.sum() == 5
+    assert (before.labels[trained] == "train").all()
+    assert (before.labels[kept.labels == "test"] == "test").any()
+    with pytest.raises(UsageError, match="reference a rotation before"):
+        with_reference(samples_of(times[:40], labels[:40]), samples_of(times[:40], labels[:40]), 6 * 3600)
+
+
+def test_scores_of_a_perfect_and_of_a_wrong_network() -> None:
+    perfect, wrong = FieldScores(SIZE, 16, 4), FieldScores(SIZE, 16, 4)
+    regression = Regression(perfect)
+    physical = observations(2, 24)
+    for field, bright in zip(physical[:, 3], physical[:, 0], strict=True):
+        perfect.add(field, field)
+        wrong.add(field, -field)
+        regression.learn(field, bright)
+        regression.add(field, bright)
+    rows, counts = perfect.scores()
+    assert rows["full disc"] == pytest.approx((1.0, 1.0, 1.0))
+    assert counts["full disc"] == 24
+    assert counts["active regions"] >= 24
+    # Signs do not matter for the unsigned flux, and reverse the others.
+    assert wrong.scores()[0]["full disc"] == pytest.approx((1.0, -1.0, -1.0))
+    # Here brightness follows the size of regions, and the field of both signs none of it.
+    straight = regression.scores()["full disc"]
+    assert straight[0] > 0.8
+    assert abs(straight[2]) < 0.3
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_going_on_is_the_same_training_bit_by_bit(version: int, tmp_path: Path) -> None:
+    settings = configuration(version)
+    watching = Watching(validate_every=2, checkpoint_every=2, log_every=1)
+    optimisation = Optimisation.model_validate(settings["config"]["training"])
+
+    def loop() -> Loop:
+        return Loop(Rendered(settings), optimisation, watching, Worker())
+
+    whole, lines = loop(), []
+    whole.run(lambda progress: lines.append(progress))
+    assert {"discriminator_loss", "generator_loss", "generator_l1"} <= set(lines[0].metrics)
+    assert lines[1].validation is not None
+    first = loop()
+    first.run(lambda progress: None, stop=lambda: first.step == 1)
+    assert first.step == 2
+    first.save(tmp_path, {})
+    second, rest = loop(), []
+    second.load(tmp_path)
+    second.run(lambda progress: rest.append(progress))
+    assert [one.metrics for one in rest] == [one.metrics for one in lines[2:]]
+    for name, network in whole.networks.items():
+        for left, right in zip(network.parameters(), second.networks[name].parameters(), strict=True):
+            assert torch.equal(left, right)
+    second.experiment.sample_grid(second.shown(), tmp_path, 4)
+    assert (tmp_path / "samples_00000004.png").stat().st_size > 5000
