@@ -1,0 +1,316 @@
+"""The configurations in cluster/: read by Ray's own code, AWS's own model, and a schema of KubeRay's fields that they use."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+import sdoml_dist
+from tests.conftest import ROOT
+
+CLUSTER = ROOT / "cluster"
+CLOUDS = ("ray-aws", "ray-gcp")
+KUBERAY = ("raycluster", "rayjob")
+RAY = "2.60.0"
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return Ray's own check of a configuration of 'ray up'; the token's file is there, as its user's would be."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+
+    def check(config: dict[str, Any]) -> dict[str, Any]:
+        prepared = prepare_config(copy.deepcopy(config))
+        validate_config(prepared)
+        return prepared
+
+    return check
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_ray_accepts_the_clouds_and_refuses_mistakes(name: str, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    config = load(name)
+    prepared = checked(config)
+    types = prepared["available_node_types"]
+    assert prepared["head_node_type"] == "head"
+    assert types["head"]["resources"]["CPU"] == 0
+    assert types["worker"]["min_workers"] == 0
+    assert types["worker"]["max_workers"] == prepared["max_workers"] > 1
+    assert 0 < prepared["idle_timeout_minutes"] <= 10
+    mistakes: list[Callable[[dict[str, Any]], Any]] = [
+        lambda c: c.update(idle_timeout_minuts=3),
+        lambda c: c["available_node_types"]["worker"].update(max_wrkers=3),
+        lambda c: c.update(head_node_type="nope"),
+    ]
+    for spoil in mistakes:
+        bad = copy.deepcopy(config)
+        spoil(bad)
+        with pytest.raises((jsonschema.ValidationError, ValueError)):
+            checked(bad)
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_nodes_of_clouds_are_locked_tagged_spot_and_alive(name: str) -> None:
+    config = load(name)
+    for kind in ("head", "worker"):
+        commands = " ".join(config[f"{kind}_start_ray_commands"])
+        for setting in ("RAY_AUTH_MODE=token", "RAY_enable_autoscaler_v2=1", "RAY_grpc_client_keepalive_time_ms=",
+                        "RAY_grpc_client_keepalive_timeout_ms=", "RAY_USAGE_STATS_ENABLED=0"):  # fmt: skip
+            assert setting in commands
+    head = config["head_start_ray_commands"][-1]
+    assert "--num-cpus=0" in head
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "0.0.0.0" not in json.dumps(config)
+    assert any(path.endswith(".ray/auth_token") for path in config["file_mounts"])
+    assert any(f"=={sdoml_dist.__version__}" in command for command in config["setup_commands"])
+    worker, head_node = (config["available_node_types"][kind]["node_config"] for kind in ("worker", "head"))
+    if name == "ray-aws":
+        assert worker["InstanceMarketOptions"]["MarketType"] == "spot"
+        for node in (worker, head_node):
+            tags = {tag["Key"] for spec in node["TagSpecifications"] for tag in spec["Tags"]}
+            assert tags >= {"project", "cost-centre"}
+            assert node["MetadataOptions"]["HttpTokens"] == "required"
+            assert all(disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"])
+    else:
+        assert worker["scheduling"]["provisioningModel"] == "SPOT"
+        for node in (worker, head_node):
+            assert set(node["labels"]) >= {"project", "cost-centre"}
+            assert all(re.fullmatch("[a-z0-9_-]{1,63}", text) for item in node["labels"].items() for text in item)
+
+
+def test_aws_knows_every_key_of_the_machines() -> None:
+    """Ray passes node_config on as it is; botocore has the model of what EC2's RunInstances takes."""
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
+    from botocore.validate import ParamValidator
+
+    shape = ServiceModel(Loader().load_service_model("ec2", "service-2")).operation_model("RunInstances").input_shape
+
+    def faults(node: dict[str, Any]) -> str:
+        return ParamValidator().validate({**node, "MinCount": 1, "MaxCount": 1}, shape).generate_report()
+
+    types = load("ray-aws")["available_node_types"]
+    for node in types.values():
+        assert faults(node["node_config"]) == ""
+    assert "InstanceTypo" in faults(types["worker"]["node_config"] | {"InstanceTypo": "m7i.large"})
+    assert "SpotOptions" in faults(types["worker"]["node_config"] | {"InstanceMarketOptions": {"SpotOptions": "one-time"}})
+
+
+# KubeRay -------------------------------------------------------------------------------------------------------------
+
+_TEXT, _FLAG, _NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
+_QUANTITY = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|Ki|Mi|Gi|Ti)?$"}
+
+
+def _object(required: str = "", **properties: Any) -> dict[str, Any]:
+    """Return the schema of an object with these fields and no other."""
+    return {"type": "object", "properties": properties, "required": required.split(), "additionalProperties": False}
+
+
+def _list(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+_WORDS = {"type": "object", "additionalProperties": _TEXT}
+_AMOUNTS = _object("limits requests", limits=_object("cpu memory", cpu=_QUANTITY, memory=_QUANTITY),
+                   requests=_object("cpu memory", cpu=_QUANTITY, memory=_QUANTITY))  # fmt: skip
+_PULL, _SCALING = {"enum": ["IfNotPresent", "Always", "Never"]}, {"enum": ["Default", "Aggressive", "Conservative"]}
+_METADATA = _object(name=_TEXT, namespace=_TEXT, labels=_WORDS)
+_CONTAINER = _object(
+    "name image resources securityContext", name=_TEXT, image=_TEXT, imagePullPolicy=_PULL,
+    env=_list(_object("name value", name=_TEXT, value=_TEXT)),
+    envFrom=_list(_object("secretRef", secretRef=_object("name", name=_TEXT, optional=_FLAG))),
+    ports=_list(_object("containerPort name", containerPort=_NUMBER, name=_TEXT)),
+    securityContext=_object("allowPrivilegeEscalation", allowPrivilegeEscalation={"const": False},
+                            capabilities=_object("drop", drop=_list(_TEXT))),
+    volumeMounts=_list(_object("name mountPath", name=_TEXT, mountPath=_TEXT, readOnly=_FLAG)), resources=_AMOUNTS,
+)  # fmt: skip
+_TEMPLATE = _object("spec", metadata=_METADATA, spec=_object(
+    "containers securityContext", restartPolicy={"const": "Never"}, automountServiceAccountToken=_FLAG,
+    nodeSelector=_WORDS, terminationGracePeriodSeconds=_NUMBER, containers=_list(_CONTAINER),
+    tolerations=_list(_object(key=_TEXT, operator=_TEXT, value=_TEXT, effect=_TEXT)),
+    securityContext=_object("runAsNonRoot", runAsNonRoot={"const": True}, runAsUser={"type": "integer", "minimum": 1},
+                            fsGroup=_NUMBER, seccompProfile=_object("type", type=_TEXT)),
+    volumes=_list(_object("name", name=_TEXT, configMap=_object("name", name=_TEXT))),
+))  # fmt: skip
+_CLUSTER = _object(
+    "rayVersion authOptions headGroupSpec workerGroupSpecs", rayVersion={"const": RAY}, enableInTreeAutoscaling=_FLAG,
+    authOptions=_object("mode", mode={"const": "token"}),
+    autoscalerOptions=_object("version", version={"const": "v2"}, upscalingMode=_SCALING, idleTimeoutSeconds=_NUMBER, resources=_AMOUNTS),
+    headGroupSpec=_object("rayStartParams template", rayStartParams=_WORDS, template=_TEMPLATE),
+    workerGroupSpecs=_list(_object("groupName minReplicas maxReplicas template", groupName=_TEXT, replicas=_NUMBER,
+                                   minReplicas=_NUMBER, maxReplicas=_NUMBER, rayStartParams=_WORDS, template=_TEMPLATE)),
+)  # fmt: skip
+_JOB = _object(
+    "entrypoint shutdownAfterJobFinishes ttlSecondsAfterFinished backoffLimit rayClusterSpec", entrypoint=_TEXT,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "SidecarMode"]}, backoffLimit=_NUMBER, activeDeadlineSeconds=_NUMBER,
+    shutdownAfterJobFinishes={"const": True}, ttlSecondsAfterFinished=_NUMBER, rayClusterSpec=_CLUSTER,
+)  # fmt: skip
+
+
+def schema(kind: str) -> dict[str, Any]:
+    spec = {"RayCluster": _CLUSTER, "RayJob": _JOB}[kind]
+    head = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}, "metadata": _METADATA, "spec": spec}
+    return _object("apiVersion kind metadata spec", **head)
+
+
+def faults(resource: dict[str, Any]) -> list[str]:
+    return [error.message for error in jsonschema.Draft202012Validator(schema(resource["kind"])).iter_errors(resource)]
+
+
+def cluster_of(resource: dict[str, Any]) -> dict[str, Any]:
+    """Return the RayCluster that KubeRay makes of a resource."""
+    spec = resource["spec"].get("rayClusterSpec", resource["spec"])
+    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "sdoml", "namespace": "default"}, "spec": spec}
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_manifests_have_known_fields_only(name: str) -> None:
+    resource = load(f"kuberay/{name}")
+    assert faults(resource) == []
+    bad = copy.deepcopy(resource)
+    group = cluster_of(bad)["spec"]["workerGroupSpecs"][0]
+    group["maxReplica"], group["replicas"] = 3, "two"
+    assert any("maxReplica" in fault for fault in faults(bad))
+    assert any("'two'" in fault for fault in faults(bad))
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_ray_makes_an_autoscaling_cluster_of_kuberay_manifests(name: str) -> None:
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    from ray.autoscaler._private.util import validate_config
+
+    cluster = cluster_of(load(f"kuberay/{name}"))
+    config = _derive_autoscaling_config_from_ray_cr(copy.deepcopy(cluster))
+    validate_config(config)
+    types = config["available_node_types"]
+    assert types["headgroup"]["resources"]["CPU"] == 0
+    assert (types["spot"]["min_workers"], types["spot"]["max_workers"]) == (0, 16)
+    assert config["idle_timeout_minutes"] == 5
+    group = cluster["spec"]["workerGroupSpecs"][0]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    # What Ray counts with is what the container may use.
+    assert types["spot"]["resources"]["CPU"] == int(limits["cpu"]) == int(group["rayStartParams"]["num-cpus"])
+    assert types["spot"]["resources"]["memory"] <= int(limits["memory"].removesuffix("Gi")) * 2**30
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_pods_are_spot_keep_connections_alive_and_say_what_they_cost(name: str) -> None:
+    resource = load(f"kuberay/{name}")
+    spec = cluster_of(resource)["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for group in groups:
+        assert set(group["template"]["metadata"]["labels"]) >= {"project", "cost-centre"}
+        container = group["template"]["spec"]["containers"][0]
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        environment = {item["name"]: item["value"] for item in container["env"]}
+        assert environment.keys() >= {"RAY_grpc_client_keepalive_time_ms", "RAY_grpc_client_keepalive_timeout_ms"}
+    assert groups[0]["rayStartParams"]["num-cpus"] == "0"
+    assert "spot" in json.dumps(groups[1]["template"]["spec"]["nodeSelector"])
+    assert groups[1]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_the_image_is_pinned_and_runs_as_a_user() -> None:
+    lines = [line for line in (CLUSTER / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    images = [line.split()[1] for line in lines if line.startswith("FROM")]
+    assert images
+    assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image) for image in images)
+    assert [line.split()[1] for line in lines if line.startswith("USER")] == ["1000:1000"]
+    text = "\n".join(lines)
+    assert "RAY_AUTH_MODE=token" in text
+    assert not re.search("cuda|nvidia", text, re.IGNORECASE)
+    requirements = (ROOT / "pyproject.toml").read_text()
+    assert f"ray[data,default]=={RAY}" in requirements
+
+
+# AWS, run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ec2(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Start a server that answers as AWS does (moto), and return the environment in which Ray talks to it."""
+    import time
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    port = 5950 + os.getpid() % 40
+    environment = {
+        **os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            try:
+                urlopen(environment["AWS_ENDPOINT_URL"], timeout=2).close()
+                break
+            except (URLError, OSError):
+                time.sleep(0.2)
+        yield environment
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+_ON_AWS = """
+import copy, json, sys, yaml
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler.tags import *
+import boto3
+config = yaml.safe_load(open(sys.argv[1]))
+image = boto3.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+for kind in config["available_node_types"].values():
+    kind["node_config"]["ImageId"] = image
+config = bootstrap_aws(prepare_config(config))
+provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_USER_NODE_TYPE: "worker", TAG_RAY_NODE_STATUS: "uninitialized",
+        TAG_RAY_NODE_NAME: "w", TAG_RAY_LAUNCH_CONFIG: "x"}
+provider.create_node(copy.deepcopy(config["available_node_types"]["worker"]["node_config"]), tags, 1)
+nodes = provider.non_terminated_nodes({})
+groups = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
+rules = [rule for group in groups if "ray" in group["GroupName"] for rule in group["IpPermissions"]]
+found = {"nodes": len(nodes), "tags": provider.node_tags(nodes[0]), "open": [
+    rule.get("FromPort") for rule in rules if any(one["CidrIp"] == "0.0.0.0/0" for one in rule.get("IpRanges", []))]}
+provider.terminate_nodes(nodes)
+found["left"] = len(provider.non_terminated_nodes({}))
+print("FOUND" + json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_ray_starts_and_ends_the_machines_of_the_aws_file(ec2: dict[str, str]) -> None:
+    command = [sys.executable, "-c", _ON_AWS, str(CLUSTER / "ray-aws.yaml")]
+    done = subprocess.run(command, env=ec2, capture_output=True, text=True, timeout=220)
+    assert "FOUND" in done.stdout, (done.stdout + done.stderr)[-3000:]
+    found = json.loads(done.stdout.split("FOUND")[1])
+    assert (found["nodes"], found["left"]) == (1, 0)
+    assert found["tags"]["project"] == "sdoml"
+    assert found["tags"]["ray-user-node-type"] == "worker"
+    # From outside the cluster nothing is reached but ssh.
+    assert found["open"] == [22]
