@@ -85,7 +85,7 @@ def plain(given: dict[str, Any], steps: int, micro_batches: int, device: str = "
             loss = experiment.loss(network, moved, generator)["loss"] / micro_batches
             loss.backward()
         optimiser.step()
-        float(loss)
+        float(loss.detach())
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[WARM:])
 

@@ -19,14 +19,16 @@ from torch import Tensor
 from sdoml_dist.errors import ExitCode
 from sdoml_dist.training import checkpoint
 from sdoml_dist.training.log import read_log
+from sdoml_dist.training.loop import Loop, Worker
 from tests.conftest import ROOT
 from tests.servers.hosts import Hosts, ray_hosts, wait_until
-from tests.toys import SETTINGS, ToyPair
+from tests.toys import EVERY, SETTINGS, ToyPair, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 24
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }  # fmt: skip
 
 
@@ -128,36 +130,72 @@ def test_told_to_stop_while_another_driver_is_refused(tmp_path: Path, undisturbe
     same(tmp_path, undisturbed)
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
+CPUS = (0, 1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def all_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """A head without work and three hosts for two workers."""
-    with ray_hosts((0, 1, 1, 1), tmp_path / "hosts") as hosts:
+    with ray_hosts(CPUS, tmp_path_factory.mktemp("hosts")) as hosts:
         yield hosts
 
 
+@pytest.fixture
+def hosts(all_hosts: Hosts) -> Hosts:
+    """All hosts alive, whatever the last test did to them."""
+    all_hosts.revive(CPUS)
+    return all_hosts
+
+
+def drive_on(hosts: Hosts, folder: Path, **given: Any) -> subprocess.Popen[str]:
+    """Start a training of two workers on the hosts."""
+    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0", "RAY_ADDRESS": hosts.ray_address}
+    return hosts.run(0, command(folder, **given), environment=environment)
+
+
 def test_a_host_that_loses_power(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    run = hosts.run(
-        0, command(folder), environment={**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0", "RAY_ADDRESS": hosts.ray_address}
-    )
-    wait_until(at_step(folder, 8), run)
-    first = {host for host, _ in workers(folder)}
-    assert len(first) == 2
-    (lost,) = [number for number in range(1, 4) if hosts.name(number) == workers(folder)[-1][0]]
+    run = drive_on(hosts, tmp_path)
+    wait_until(at_step(tmp_path, 8), run)
+    names = [host for host, _ in workers(tmp_path)]
+    assert len(set(names)) == 2
+    (lost,) = [number for number in range(1, 4) if hosts.name(number) == names[-1]]
     hosts.power_off(lost)
     end(run)
-    later = {host for host, _ in workers(folder)[2:]}
+    later = {host for host, _ in workers(tmp_path)[2:]}
     assert hosts.name(lost) not in later
     assert len(later) == 2
-    same(folder, undisturbed)
+    same(tmp_path, undisturbed)
+
+
+def test_a_host_whose_end_is_announced(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
+    run = drive_on(hosts, tmp_path, pause_s=0.5)
+    wait_until(at_step(tmp_path, 6), run)
+    name = workers(tmp_path)[-1][0]
+    code = (
+        "from ray._raylet import GcsClient\n"
+        f"nodes = GcsClient(address='{hosts.ray_address}').get_all_node_info(timeout=20).values()\n"
+        f"print(*(n.node_id.hex() for n in nodes if n.node_manager_hostname == '{name}' and n.state == 0))\n"
+    )
+    node = hosts.run(0, [sys.executable, "-c", code]).communicate(timeout=60)[0].strip()
+    drain = [
+        "ray", "drain-node", "--address", hosts.ray_address, "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message", "to be reclaimed", "--deadline-remaining-seconds", "20",
+    ]  # fmt: skip
+    drained = hosts.run(0, drain)
+    said = drained.communicate(timeout=60)
+    assert drained.returncode == 0, said
+
+    def between() -> bool:
+        steps = [checkpoint.about(one)["step"] for one in checkpoint.found(tmp_path / "training")]
+        return any(step % EVERY.checkpoint_every for step in steps)
+
+    wait_until(between, run)
+    end(run)
+    same(tmp_path, undisturbed)
 
 
 def test_one_worker_goes_on_with_what_two_began(tmp_path: Path, undisturbed: Path) -> None:
     """On the way the number of workers changes; the result is the same but for rounding."""
-    from sdoml_dist.training.loop import Loop, Worker
-    from tests.toys import EVERY, settings
-
     start = checkpoint.found(undisturbed / "training")[0]
     loop = Loop(ToyPair(SETTINGS), settings(STEPS, ema=0.9), EVERY, Worker())
     loop.load(start)

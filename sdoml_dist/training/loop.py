@@ -95,7 +95,8 @@ class Progress:
     looking: bool = False
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Say no."""
     return False
 
 
@@ -154,7 +155,7 @@ class Loop:
         return self.networks | {self.experiment.players[-1]: self.average.network}
 
     def run(
-        self, report: Callable[[Progress], None], stop: Callable[[], bool] = _never, look: Callable[[], bool] = _never
+        self, report: Callable[[Progress], None], stop: Callable[[], bool] = never, look: Callable[[], bool] = never
     ) -> bool:
         """Train to the last step; `report` is called on every worker after each step.
 

@@ -16,7 +16,7 @@ from sdoml_dist.training import checkpoint as checkpoints
 from sdoml_dist.training.config import Optimisation, Watching
 from sdoml_dist.training.control import StopSignal, lasting
 from sdoml_dist.training.log import Log
-from sdoml_dist.training.loop import Loop, Progress, Worker, _never
+from sdoml_dist.training.loop import Loop, Progress, Worker, never
 
 # Ray looks for announced preemptions every five seconds; asking it is a barrier of all workers.
 _LOOK_EVERY_S = 2.0
@@ -78,7 +78,7 @@ class _Training:
         return agreed
 
     def run(self) -> None:
-        stop = StopSignal(self.control) if self.rank == 0 else _never
+        stop = StopSignal(self.control) if self.rank == 0 else never
         try:
             self.loop.run(self._report, stop, self._look)
         finally:
