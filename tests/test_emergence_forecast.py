@@ -215,6 +215,9 @@ def test_missing_values_are_carried_and_masked_never_filled_from_later() -> None
     assert not carried_forward(before)[:8].any()
     np.testing.assert_array_equal(persistence(one, 12, 4)[44 - 11], one.values[39, INTENSITY])
     assert np.isnan(persistence(one, 2, 4)[44 - 1]).all()
+    # A regression forecasts through gaps too.
+    regression = LinearBaseline(12, 4).fit({1: one})
+    assert np.isfinite(regression.forecast(one)).all()
     # Later values change nothing before them.
     later = one.values.copy()
     later[45:] = 7.0

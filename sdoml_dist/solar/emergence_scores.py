@@ -28,7 +28,7 @@ from sdoml_dist.solar.emergence_flag import (
     emergence_step,
     first_run,
 )
-from sdoml_dist.solar.emergence_series import INTENSITY, Series, example_ends
+from sdoml_dist.solar.emergence_series import INTENSITY, Series, carried_forward, example_ends
 
 FIVE_REGIONS_HORIZON = 11
 """Steps between the last input and the target of the five-region protocol."""
@@ -285,31 +285,28 @@ class LinearBaseline:
 
     def _terms(self, series: Series) -> np.ndarray:
         """Return the regressors of all examples, shape (examples, tiles, 3 * channels + 1)."""
-        values = series.values[:, : self.channels].astype(np.float64)
-        known = np.isfinite(values)
-        total, count = (
-            np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(part, axis=0)])
-            for part in (np.where(known, values, 0.0), known.astype(float))
-        )
+        # What is missing is the last value before it, as for every forecaster that knows no mask.
+        values = carried_forward(series.values[:, : self.channels]).astype(np.float64)
+        total = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
         ends = example_ends(series, self.input_steps, self.horizon)
 
         def mean(steps: int) -> np.ndarray:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return (total[ends + 1] - total[ends + 1 - steps]) / (count[ends + 1] - count[ends + 1 - steps])
+            means: np.ndarray = (total[ends + 1] - total[ends + 1 - steps]) / steps
+            return means
 
         parts = [values[ends], mean(self.input_steps), mean(min(24, self.input_steps))]
         terms = np.concatenate(parts, axis=1).transpose(0, 2, 1)
         return np.concatenate([terms, np.ones((*terms.shape[:2], 1))], axis=2)
 
     def fit(self, regions: Mapping[int, Series]) -> LinearBaseline:
-        """Fit the weights to training regions, each example counted alike; what is incomplete is left out."""
+        """Fit the weights to training regions, each example counted alike; those without a target are left out."""
         products, right = np.zeros((len(self.weights),) * 2), np.zeros(len(self.weights))
         for one in regions.values():
             terms = self._terms(one)
             wanted = targets(one, self.input_steps, self.horizon)
             if self.change:
                 wanted = wanted - persistence(one, self.input_steps, self.horizon)
-            good = np.isfinite(wanted) & np.isfinite(terms).all(axis=2)
+            good = np.isfinite(wanted)
             products += terms[good].T @ terms[good]
             right += terms[good].T @ wanted[good]
         # Powers are a million times larger than the rest.
