@@ -13,6 +13,7 @@ from typing import NoReturn
 from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
 from sdoml_dist import cli_latent as latent
+from sdoml_dist.cli_apply import add_apply, run_apply
 from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_history import add_history, run_history
@@ -153,6 +154,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_encode,
         "encode a dataset by a trained network into a catalog of latent vectors",
         "sdoml encode runs/latent-space/checkpoint_... /data/sdoml /data/latents",
+    ),
+    "apply": (
+        run_apply,
+        add_apply,
+        "apply a trained network to the images of a dataset; the result is a dataset",
+        "sdoml apply runs/denoising /data/magnetograms /data/denoised --tag v1",
     ),
     "decode": (
         latent.run_decode,

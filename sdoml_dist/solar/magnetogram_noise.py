@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.signal import convolve2d
 from scipy.special import ndtr
 
 from sdoml_dist.solar.geometry import Pointing, source_transform
@@ -110,6 +111,32 @@ def noise_level(values: np.ndarray, *, limit: float = 100.0, bin_width: float = 
     inverse = np.linalg.pinv(found.jac)
     error = float(np.sqrt(np.sum(inverse[2] ** 2 * np.maximum(seen, 1.0))))
     return NoiseLevel(sigma, error, centre, int(flat.size))
+
+
+def fine_noise(image: np.ndarray, kernel: np.ndarray, limit: float = 100.0) -> NoiseLevel:
+    """Fit the noise level to what a pixel has that its neighbours have not, where the field is smooth.
+
+    Quiet regions are full of weak field, which makes the core of the distribution wider than the noise. Second differences along
+    both axes (Immerkaer 1996, CVIU 64, 300) leave of it what changes from pixel to pixel.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Shape (y, x), NaN where there is no data.
+    kernel : numpy.ndarray
+        Filter that gives white noise the noise's correlation, of :func:`noise_kernel`.
+    limit : float
+        Pixels with more field than this are left out.
+
+    Returns
+    -------
+    NoiseLevel
+        Of a pixel; see :func:`noise_level`, which also says what is raised.
+    """
+    seconds = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
+    gain = float(np.sqrt(np.sum(convolve2d(kernel, seconds) ** 2)))
+    rough = convolve2d(np.where(np.abs(image) <= limit, image, np.nan), seconds, "valid") / gain
+    return noise_level(rough, limit=limit)
 
 
 def mu_of(view: View, shape: tuple[int, int]) -> np.ndarray:
