@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdoml_dist.recipe_base import Section, parse_duration
-from sdoml_dist.store.splits import block_split, month_split, random_month_split
+from sdoml_dist.store.splits import NONE, block_split, month_split, random_month_split
 
 
 class Whole(Section):
@@ -51,6 +52,34 @@ class RandomMonths(Section):
         return random_month_split(times, self.counts, rest=self.rest, seed=self.seed)
 
 
+class Periods(Section):
+    """Parts by stretches of time."""
+
+    kind: Literal["periods"] = "periods"
+    periods: dict[str, tuple[str, str]]
+    """Start and end (exclusive) of each part, UTC; what lies in none belongs to no part."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Periods:
+        ends = sorted(
+            (np.datetime64(start, "ns"), np.datetime64(end, "ns"), name) for name, (start, end) in self.periods.items()
+        )
+        for start, end, name in ends:
+            if start >= end:
+                raise ValueError(f"part {name} ends ({end}) before it starts ({start})")
+        for (_, end, before), (start, _, after) in pairwise(ends):
+            if start < end:
+                raise ValueError(f"parts {before} and {after} overlap")
+        return self
+
+    def labels(self, times: np.ndarray) -> np.ndarray:
+        """Return the label of each time."""
+        labels = np.full(times.shape, NONE, dtype=object)
+        for name, (start, end) in self.periods.items():
+            labels[(times >= np.datetime64(start, "ns")) & (times < np.datetime64(end, "ns"))] = name
+        return labels
+
+
 class Blocks(Section):
     """Parts by blocks of time with gaps between them."""
 
@@ -71,7 +100,7 @@ class Blocks(Section):
         return block_split(times, self.fractions, block=self.block, gap=self.gap, seed=self.seed)
 
 
-Split = Whole | Months | RandomMonths | Blocks
+Split = Whole | Months | RandomMonths | Periods | Blocks
 """Description of a split."""
 SplitField = Annotated[Split, Field(discriminator="kind")]
 """The same as a field of a configuration, for example ``{"kind": "months", "months": "virtual-eve"}``."""
