@@ -39,5 +39,8 @@ def override(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
             node = node[parent]
             if not isinstance(node, dict):
                 raise RecipeError(f"--set {change}: {parent!r} is not a section of the recipe")
-        node[leaf] = yaml.safe_load(value)
+        try:
+            node[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {key}: the value is not YAML: {error}") from None
     return changed

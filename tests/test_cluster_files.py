@@ -155,7 +155,8 @@ _TEMPLATE = _object("spec", metadata=_METADATA, spec=_object(
 _CLUSTER = _object(
     "rayVersion authOptions headGroupSpec workerGroupSpecs", rayVersion={"const": RAY}, enableInTreeAutoscaling=_FLAG,
     authOptions=_object("mode", mode={"const": "token"}),
-    autoscalerOptions=_object("version", version={"const": "v2"}, upscalingMode=_SCALING, idleTimeoutSeconds=_NUMBER, resources=_AMOUNTS),
+    autoscalerOptions=_object("version", version={"const": "v2"}, upscalingMode=_SCALING, idleTimeoutSeconds=_NUMBER,
+                              resources=_AMOUNTS),
     headGroupSpec=_object("rayStartParams template", rayStartParams=_WORDS, template=_TEMPLATE),
     workerGroupSpecs=_list(_object("groupName minReplicas maxReplicas template", groupName=_TEXT, replicas=_NUMBER,
                                    minReplicas=_NUMBER, maxReplicas=_NUMBER, rayStartParams=_WORDS, template=_TEMPLATE)),
