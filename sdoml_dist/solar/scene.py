@@ -222,6 +222,8 @@ class SunModel:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.regions = active_regions(seed)
+        # The quiet pattern is the same in all channels of one moment.
+        self._last_quiet: tuple[float, float, np.ndarray] | None = None
 
     def _texture(self, channel: str, time: np.datetime64, l0_deg: float) -> tuple[np.ndarray, np.ndarray]:
         """Return brightness on the sphere in Stonyhurst coordinates, and a smooth version of it for the corona."""
@@ -244,6 +246,9 @@ class SunModel:
         Every pattern is carried by differential rotation and lives for some days; two overlap at any time, so that
         the network evolves steadily and never winds up.
         """
+        last = self._last_quiet
+        if last is not None and last[:2] == (day, l0_deg):
+            return last[2]
         pattern = _network(self.seed)
         rows = ((_LATITUDE + 90.0) / 180.0 * pattern.shape[0]).astype(np.int32)[:, None]
         rate = (rotation_deg_per_day(_LATITUDE) - CARRINGTON_DEG_PER_DAY).astype(np.float32)
@@ -262,6 +267,7 @@ class SunModel:
             source = pattern[::-1] if generation % 2 else pattern
             value = source[rows, west]
             total += np.float32(weight) * (value + part * (source[rows, (west + 1) % _LONGITUDES] - value))
+        self._last_quiet = day, l0_deg, total
         return total
 
     def _regions(
