@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.cluster import connect, grown, ray
 from sdoml_dist.engine.pool import PoolSize
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.engine.zarr_sink import GROUP, WRITER_CPUS, ShardActor, Written, write_shards
@@ -84,6 +84,7 @@ def decode(
         written = Written()
         if tasks:
             with connect(cpus) as cluster:
+                cluster = grown(cluster, 1, _WORKER_BYTES)
                 if cluster.largest_node_memory_bytes < _WORKER_BYTES:
                     raise EnvironmentFault(
                         f"A decoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "

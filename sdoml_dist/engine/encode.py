@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.cluster import connect, grown, ray
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode
@@ -130,6 +130,7 @@ def encode(
         }  # fmt: skip
         if left:
             with connect(cpus) as cluster:
+                cluster = grown(cluster, 1, _WORKER_BYTES)
                 if cluster.largest_node_memory_bytes < _WORKER_BYTES:
                     raise EnvironmentFault(
                         f"An encoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 
 from sdoml_dist.atomic import put
-from sdoml_dist.engine.cluster import Cluster, connect
+from sdoml_dist.engine.cluster import Cluster, connect, grown
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, StoreError, UsageError
@@ -189,7 +189,7 @@ def export(
         if values or attributes:
             places = (store.model_dump(), snapshot, layout, target.model_dump())
             with connect(cpus) as cluster:
-                memory = _memory(opened, chunk_frames, values + attributes, cluster)
+                memory, cluster = _memory(opened, chunk_frames, values + attributes, cluster)
                 # An array that has its attributes is complete, so they come behind all values.
                 for units in (values, attributes):
                     _run(units, places, memory, cluster, summary)
@@ -251,8 +251,12 @@ def _left(
     return values, attributes
 
 
-def _memory(opened: list[Opened], chunk_frames: int, units: list[ExportUnit], cluster: Cluster) -> int:
+def _memory(
+    opened: list[Opened], chunk_frames: int, units: list[ExportUnit], cluster: Cluster
+) -> tuple[int, Cluster]:
     """Return what one actor may take, bytes: a unit's values twice over, or the text of an array's keywords.
+
+    The cluster is returned as it is when such an actor fits.
 
     Raises
     ------
@@ -268,13 +272,14 @@ def _memory(opened: list[Opened], chunk_frames: int, units: list[ExportUnit], cl
             values = unit.count * 39 * 4 if unit.kind == "tables" else max(unit.count, unit.chunk_frames) * pixels * 4
             most = max(most, 3 * (values if unit.product != "eve" or unit.kind == "tables" else 2**23))
     memory = _WORKER_BASE_BYTES + most
+    cluster = grown(cluster, 1, memory)
     if cluster.largest_node_memory_bytes < memory:
         raise EnvironmentFault(
             f"A worker takes {human_bytes(memory)} of memory ({chunk_frames} images per chunk), the largest node offers "
             f"{human_bytes(cluster.largest_node_memory_bytes)}.",
             "Nothing was started.", "Lower chunk_frames in another folder, or use a larger node.",
         )  # fmt: skip
-    return memory
+    return memory, cluster
 
 
 def _run(

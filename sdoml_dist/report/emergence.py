@@ -17,7 +17,9 @@ from sdoml_dist.report.charts import stacked_bar
 from sdoml_dist.report.digest import OUTCOMES
 from sdoml_dist.report.emergence_charts import tiles_shown, timeline_figure
 from sdoml_dist.report.emergence_maps import power_figure, power_sequence_figure
+from sdoml_dist.report.history import History
 from sdoml_dist.report.parts import facts, moment, note, percent, table
+from sdoml_dist.report.run_chart import run_chart
 from sdoml_dist.solar.emergence import Timeline, windows
 from sdoml_dist.solar.emergence_flag import emergence_times, typical_step
 from sdoml_dist.solar.helioseismology import BANDS_MILLIHERTZ, Bands
@@ -124,7 +126,8 @@ class RegionView:
 
 
 def write_report(
-    views: Sequence[RegionView], output: str | Path, *, title: str, provenance: Mapping[str, str], foot: str
+    views: Sequence[RegionView], output: str | Path, *, title: str, provenance: Mapping[str, str], foot: str,
+    history: History | None = None,
 ) -> Path:
     """Write a report about regions as one HTML file that needs nothing else, neither files nor network.
 
@@ -149,12 +152,15 @@ def write_report(
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(render(views, title=title, provenance=provenance, foot=foot), encoding="utf-8")
+    text = render(views, title=title, provenance=provenance, foot=foot, history=history)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(target)
     return target
 
 
-def render(views: Sequence[RegionView], *, title: str, provenance: Mapping[str, str], foot: str) -> str:
+def render(
+    views: Sequence[RegionView], *, title: str, provenance: Mapping[str, str], foot: str, history: History | None = None
+) -> str:
     """Return the page about regions; see :func:`write_report`."""
     resources = {path: files("sdoml_dist.report").joinpath(path).read_text(encoding="utf-8") for path in
                  ("page.html", "page.css", "page.js")}  # fmt: skip
@@ -162,7 +168,7 @@ def render(views: Sequence[RegionView], *, title: str, provenance: Mapping[str, 
     last = '<a href="#provenance">Provenance</a>' if provenance else ""
     nav = f'<nav aria-label="Regions"><a href="#overview">Overview</a>{links}{last}</nav>'
     told = {escape(name): escape(value) for name, value in provenance.items()}
-    origin = _section("provenance", "Provenance", facts(told)) if told else ""
+    origin = _section("provenance", "Provenance", facts(told) + run_chart(history)) if told else ""
     body = (
         f"<header><h1>{escape(title)}</h1>{_figures(views)}</header>{nav}"
         f"{_section('overview', 'Overview', _overview(views))}{''.join(map(_region, views))}{origin}"

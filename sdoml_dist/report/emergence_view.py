@@ -9,10 +9,13 @@ import numpy as np
 
 from sdoml_dist import __version__
 from sdoml_dist.atomic import write_atomic
+from sdoml_dist.errors import UsageError
 from sdoml_dist.report.emergence import MapSet, RegionView, write_report
 from sdoml_dist.report.emergence_charts import timeline_figure
 from sdoml_dist.report.emergence_maps import power_figure
+from sdoml_dist.report.history import read_history
 from sdoml_dist.store.emergence_reader import Emergence
+from sdoml_dist.store.reader import as_store
 
 # Moments of a region that the report draws maps of.
 _MOMENTS = 4
@@ -95,4 +98,8 @@ def write_emergence_report(url: str, output: str | Path, version: str | None = N
     }  # fmt: skip
     views = [region_view(dataset, number) for number in dataset.regions]
     foot = f"Written by sdoml_dist {__version__}. All times are UTC."
-    return write_report(views, output, title=recipe.name, provenance=provenance, foot=foot)
+    try:
+        history = read_history(as_store(url, **options))
+    except (UsageError, OSError, ValueError, KeyError):
+        history = None  # the dataset can be read without its records
+    return write_report(views, output, title=recipe.name, provenance=provenance, foot=foot, history=history)
