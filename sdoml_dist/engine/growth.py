@@ -2,7 +2,7 @@
 
 An autoscaler starts nodes for work that is waiting. A cluster whose head takes no work therefore has no node at all before
 a run asks for one; what it could grow to is known to its autoscaler only, and that is asked by a task with the demands of an
-actor. Version 2 of the autoscaler, which Ray uses since 2.50, says within seconds if no type of node can ever hold it.
+actor. Version 2 of the autoscaler says within seconds if no type of node can ever hold it.
 """
 
 from __future__ import annotations
