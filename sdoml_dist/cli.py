@@ -16,6 +16,7 @@ from sdoml_dist import cli_latent as latent
 from sdoml_dist.cli_apply import add_apply, run_apply
 from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
+from sdoml_dist.cli_far_side import add_far_side, run_far_side
 from sdoml_dist.cli_history import add_history, run_history
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.cli_training import (
@@ -154,6 +155,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_encode,
         "encode a dataset by a trained network into a catalog of latent vectors",
         "sdoml encode runs/latent-space/checkpoint_... /data/sdoml /data/latents",
+    ),
+    "far-side": (
+        run_far_side,
+        add_far_side,
+        "make magnetograms of the Sun's far side from frames of STEREO",
+        "sdoml far-side runs/far-side /data/euvi far-side-fields",
     ),
     "apply": (
         run_apply,

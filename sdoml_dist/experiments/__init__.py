@@ -22,6 +22,9 @@ EVALUATIONS: dict[str, str] = {
 
 APPLICATIONS: dict[str, str] = {
     "denoising": "sdoml_dist.experiments.denoising_table:Denoiser",
+    "far-side": "sdoml_dist.experiments.translation_apply:Translator",
+    "hmi-to-aia": "sdoml_dist.experiments.translation_apply:Translator",
+    "galileo": "sdoml_dist.experiments.translation_apply:Translator",
 }
 """What ``sdoml apply`` knows: the experiment's name, and what is called with the folder of a checkpoint and a device to give a
 :class:`sdoml_dist.pipelines.apply.Applied`."""

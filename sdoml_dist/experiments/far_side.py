@@ -153,6 +153,19 @@ class FarSide(Translation):
         """Where there are targets, shape (size, size)."""
         return disc_mask(self.size, self.config.data.limb)
 
+    def applied_inputs(self) -> tuple[str, ...]:
+        """Return the EUV channels."""
+        if self.config.network.version == 3:
+            raise UsageError(
+                "Version 3 sees what was there a rotation before, too; it is not applied slot by slot.", "",
+                "'sdoml far-side' applies it to frames of EUVI, with references from the dataset of its training.",
+            )  # fmt: skip
+        return self.euv
+
+    def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
+        """Return network inputs of the EUV channels."""
+        return self.encode_euv(physical)
+
     def encode_euv(self, images: np.ndarray) -> np.ndarray:
         """Return network inputs of EUV images of shape (..., Y, X), whatever their unit."""
         values = to_disc_median(images, self.mask)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
+from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.hmi_to_aia import MEASURES, channel_scores
 from sdoml_dist.experiments.translation import (
     DESIGNS,
@@ -113,14 +114,31 @@ class Galileo(Translation):
         inside: np.ndarray = np.where(self.mask, 2 * drawings - 1, np.asarray(1, drawings.dtype))
         return inside
 
+    def applied_inputs(self) -> tuple[str, ...]:
+        """Return the continuum's channel."""
+        if self.config.data.target in _CONTINUA:
+            raise UsageError(
+                "This network makes the contrast of the continuum, which is no channel of a dataset.", "",
+                "Use sdoml_dist.sources.drawing and the network from Python.",
+            )  # fmt: skip
+        return (self.config.data.continuum,)
+
+    def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
+        """Return network inputs: drawings of continuum images.
+
+        Strokes and paper follow from the image, so that a sample always has the same drawing.
+        """
+        images = np.ascontiguousarray(physical[:, 0])
+        drawings = np.stack([draw(one, zlib.crc32(one.tobytes())) for one in images])
+        return self.encode_drawing(drawings)[:, None]
+
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return network inputs, targets and where these count.
 
-        A drawing's strokes and paper follow from its image, so that a sample always has the same drawing.
+        The continuum as a target is its contrast to the quiet Sun.
         """
         continuum = np.ascontiguousarray(physical[:, 0])
-        drawings = np.stack([draw(one, zlib.crc32(one.tobytes())) for one in continuum])
-        inputs = self.encode_drawing(drawings)[:, None]
+        inputs = self.encode_inputs(physical[:, :1])
         target = physical[:, -1:]
         if self.config.data.target in _CONTINUA:
             target = np.stack([contrast(one) for one in continuum])[:, None].astype(np.float32)

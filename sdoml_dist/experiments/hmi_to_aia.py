@@ -131,11 +131,15 @@ class HmiToAia(Translation):
         """Where the field counts, shape (size, size)."""
         return disc_mask(self.size, self.config.data.limb)
 
+    def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
+        """Return network inputs of the field."""
+        limit = self.config.data.limit_gauss
+        field = np.where(np.isfinite(physical) & self.mask, physical, np.float32(0))
+        return ValueRange("linear", -limit, limit).to_network(field)
+
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return network inputs, targets and where these count: everywhere that AIA has data, the corona too."""
-        limit = self.config.data.limit_gauss
-        field = np.where(np.isfinite(physical[:, :1]) & self.mask, physical[:, :1], np.float32(0))
-        inputs = ValueRange("linear", -limit, limit).to_network(field)
+        inputs = self.encode_inputs(physical[:, :1])
         emission = physical[:, 1:]
         valid = np.isfinite(emission)
         target = RANGES["aia"].to_network(np.where(valid, emission, np.float32(0)))

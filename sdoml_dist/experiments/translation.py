@@ -200,6 +200,20 @@ class Translation(Experiment):
         """Return samples whose rows belong together; their channels one after the other are what `encode` gets."""
         raise NotImplementedError
 
+    def applied_inputs(self) -> tuple[str, ...]:
+        """Return the channels that are enough to make outputs.
+
+        Raises
+        ------
+        UsageError
+            If more is needed than what is observed at one time.
+        """
+        return self.input_names()
+
+    def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
+        """Return network inputs of the channels of `applied_inputs`, physical, shape (B, channels, Y, X)."""
+        raise NotImplementedError
+
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return network inputs and targets, float32 without NaN, and where targets count, of (B, channels, Y, X)."""
         raise NotImplementedError
