@@ -27,6 +27,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.denoising_patches import Patches, grid_mu
 from sdoml_dist.models.denoiser import Predicts, ShallowGenerator, add_noise, without_noise
 from sdoml_dist.models.translation import PatchDiscriminator, UNetGenerator
@@ -176,12 +177,16 @@ class Denoising(Experiment):
             for low, high in pairwise(_RINGS):
                 ring = np.where((mu >= low) & (mu <= high), image, np.nan)
                 try:
-                    levels.setdefault((low + high) / 2, []).append(
-                        fine_noise(ring, kernel, config.data.limit_gauss).sigma
-                    )
+                    level = fine_noise(ring, kernel, config.data.limit_gauss)
                 except ValueError:
                     # A ring of a small image has too few pixels; its neighbours speak for it.
                     continue
+                levels.setdefault((low + high) / 2, []).append(level.sigma)
+        if not levels:
+            raise UsageError(
+                f"The noise of {config.data.field} cannot be measured in images of {grid.pixels} pixels.",
+                "No ring of the disc has enough of them.", "Use a larger grid.",
+            )  # fmt: skip
         found = {place: float(np.mean(values)) for place, values in levels.items()}
         return {
             "snapshot": samples.snapshot, "pixels": grid.pixels, "solar_radius_arcsec": grid.solar_radius_arcsec,
