@@ -29,6 +29,13 @@ def recipe(store: Path, product: str, *, pixels: int, hours: int, noise: bool = 
     return parse_recipe(data | changes)
 
 
+def at(slot: int, step: int = 0, first: str = FIRST) -> str:
+    """Return the time (UTC) of a magnetogram some steps from the one nearest to an hour: times are whole steps of TAI."""
+    tai = np.datetime64(first, "s") + np.timedelta64(3600 * slot + 35, "s")
+    whole = round(tai.astype(np.int64) / 45) * 45 + 45 * step
+    return str(np.datetime64(whole - 35, "s"))
+
+
 def make(made_by: Recipe) -> None:
     """Build a product without a cluster."""
     dataset = Dataset(Plan(made_by), {})

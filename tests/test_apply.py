@@ -21,7 +21,7 @@ from sdoml_dist.models.denoiser import ShallowGenerator, add_noise, without_nois
 from sdoml_dist.report.validate import validate
 from sdoml_dist.solar.blending import blended, corners, starts, taper
 from sdoml_dist.training.loop import Loop, Progress, Worker
-from tests.denoising_data import FIRST, make, recipe
+from tests.denoising_data import FIRST, at, make, recipe
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def test_a_checkpoint_is_applied_to_a_dataset(
 ) -> None:  # fmt: skip
     """Every slot is accounted for, values are those of the network, keywords make Maps, and a second run has nothing to do."""
     store, output = tmp_path / "dataset", tmp_path / "denoised"
-    flagged = [{"channel": "M_45s", "time": "2014-03-01T00:59:55", "kind": "flagged"}]
+    flagged = [{"channel": "M_45s", "time": at(1), "kind": "flagged"}]
     make(recipe(store, "hmi_45s", pixels=128, hours=3, simulation={"faults": flagged}))
     assert sdoml_dist.frames(store).reason.tolist() == ["ok", "rejected_quality", "ok"]
     folder = saved(tmp_path / "run" / "checkpoint_00000001", config(store, tmp_path))

@@ -17,6 +17,7 @@ from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.report.validate import validate
 from sdoml_dist.sources.make import make_source
+from tests.denoising_data import at
 
 FIRST = "2014-03-01T12:00"
 
@@ -31,20 +32,14 @@ def recipe(store: Path, product: str, **changes: Any) -> Recipe:
     return parse_recipe(data | changes)
 
 
-def at(slot: int, step: int) -> str:
-    """Return the time (UTC) of a magnetogram some steps from the one nearest to a slot: times are whole steps of TAI."""
-    tai = np.datetime64(FIRST, "s") + np.timedelta64(3600 * slot + 35, "s")
-    whole = round(tai.astype(np.int64) / 45) * 45 + 45 * step
-    return str(np.datetime64(whole - 35, "s"))
-
-
 @pytest.mark.timeout(180)
 def test_a_dataset_of_stacks(tmp_path: Path, ray_cluster: object) -> None:
     """Four hours: complete; one frame flagged and one cut off; without its middle; with too few."""
     faults = [
-        {"channel": "M_45s", "time": at(1, -2), "kind": "flagged"}, {"channel": "M_45s", "time": at(1, 1), "kind": "corrupt"},
-        {"channel": "M_45s", "time": at(2, 0), "kind": "missing"},
-        *({"channel": "M_45s", "time": at(3, step), "kind": "missing"} for step in (-2, -1, 1)),
+        {"channel": "M_45s", "time": at(1, -2, FIRST), "kind": "flagged"},
+        {"channel": "M_45s", "time": at(1, 1, FIRST), "kind": "corrupt"},
+        {"channel": "M_45s", "time": at(2, 0, FIRST), "kind": "missing"},
+        *({"channel": "M_45s", "time": at(3, step, FIRST), "kind": "missing"} for step in (-2, -1, 1)),
     ]  # fmt: skip
     source = {"kind": "simulator", "simulation": {"pixels": 256, "faults": faults}}
     stack = {"before": 2, "after": 2, "minimum": 3}
@@ -58,7 +53,7 @@ def test_a_dataset_of_stacks(tmp_path: Path, ray_cluster: object) -> None:
     assert table.detail[3] == "2 of 5 frames, 3 are asked for"
     record = sdoml_dist.header(store, "M_stack", "2014-03-01T13:00")
     assert [one["status"] for one in record["left_out"]] == ["rejected_quality", "failed_read"]
-    assert record["left_out"][0]["time"] == at(1, -2)
+    assert record["left_out"][0]["time"] == at(1, -2, FIRST)
     assert record["frames"] == 3
 
     # The same command finds nothing to do.
