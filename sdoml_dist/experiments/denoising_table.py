@@ -86,6 +86,8 @@ class Denoiser:
         self.inputs = (field,)
         self.outputs = {field: PRODUCTS[PRODUCT_OF_CHANNEL[field]].channels[field].unit}
         self.size, self.pixels = config.data.size, int(self.experiment.prepared["pixels"])
+        # Binning takes noise away: another network would be needed.
+        self.binned = False
         self.settings = {
             "method": config.network.method, "patch": self.size, "overlap": self.size * OVERLAP // 256, "step": about["step"]
         }  # fmt: skip

@@ -46,7 +46,7 @@ class Translator:
         self.outputs = {
             name: PRODUCTS[PRODUCT_OF_CHANNEL[name]].channels[name].unit for name in self.experiment.output_names()
         }
-        self.pixels = self.experiment.size
+        self.pixels, self.binned = self.experiment.size, True
         self.settings: dict[str, Any] = {
             "network": self.experiment.config.network.model_dump(mode="json"), "step": about["step"]
         }  # fmt: skip

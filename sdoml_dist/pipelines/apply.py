@@ -24,6 +24,7 @@ from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_base import Period, Store
 from sdoml_dist.recipe_sources import NetworkConfig
+from sdoml_dist.solar.geometry import grid_keywords
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
@@ -54,6 +55,8 @@ class Applied(Protocol):
         Channels that it makes, in order, and their units. A channel is one of a product.
     pixels : int
         Side of the images.
+    binned : bool
+        Whether it was trained on images that were binned to that side, so that larger ones are binned for it.
     settings : dict
         What else its results depend on, as plain data.
     """
@@ -62,6 +65,7 @@ class Applied(Protocol):
     inputs: tuple[str, ...]
     outputs: dict[str, str]
     pixels: int
+    binned: bool
     settings: dict[str, Any]
 
     def run(self, images: np.ndarray, headers: list[dict[str, Any]]) -> np.ndarray:
@@ -123,7 +127,7 @@ def input_samples(applied: Applied, store: Store, version: str | None) -> tuple[
     """
     samples = Samples.find(store, applied.inputs, version=version)
     opened = {one.name: one for one in open_pinned(samples.store, samples.snapshot, applied.inputs)}
-    if samples.pixels != applied.pixels:
+    if samples.pixels % applied.pixels or (samples.pixels != applied.pixels and not applied.binned):
         raise UsageError(
             f"The network was trained on images of {applied.pixels} pixels, those of {store.url} have {samples.pixels}.",
             "What it knows of the Sun is on that scale.",
@@ -140,12 +144,12 @@ def output_recipes(
     grid = opened[0].recipe.grid
     source = NetworkConfig(
         kind="network", experiment=experiment, checkpoint=applied.hash, url=samples.store.url, snapshot=samples.snapshot,
-        channels=applied.inputs, pixels=grid.pixels, settings=applied.settings,
+        channels=applied.inputs, pixels=applied.pixels, settings=applied.settings,
     )  # fmt: skip
     period = Period(start=min(one.start for one in periods), end=max(one.end for one in periods))
     return made_recipes(
         output, tuple(applied.outputs), source, name=experiment, period=period,
-        cadence_s=int(samples.settings["cadence_s"]), pixels=grid.pixels, solar_radius_arcsec=grid.solar_radius_arcsec,
+        cadence_s=int(samples.settings["cadence_s"]), pixels=applied.pixels, solar_radius_arcsec=grid.solar_radius_arcsec,
         shard_slots=shard_slots,
     )  # fmt: skip
 
@@ -204,7 +208,7 @@ class ShardApplier:
         done = 0
         if places.size:
             # Threads read the next images while the network works on these.
-            loader = Loader(self.samples.take(rows[places]), threads=self.threads, prefetch=1)
+            loader = Loader(self.samples.take(rows[places]), None, pixels, threads=self.threads, prefetch=1)
             for micro in loader.validation(self.batch):
                 at = places[done : done + micro["physical"].shape[0]]
                 done += at.size
@@ -234,7 +238,11 @@ class ShardApplier:
     def _keywords(self, row: int) -> dict[str, Any]:
         """Return the stored columns of a sample's first input."""
         first, columns = self._columns(int(self.samples.years[row, 0]))
-        return {name: values[int(self.samples.slots[row, 0]) - first].item() for name, values in columns.items()}
+        found = {name: values[int(self.samples.slots[row, 0]) - first].item() for name, values in columns.items()}
+        if self.samples.pixels != self.applied.pixels:
+            radius = self.opened[0].recipe.grid.solar_radius_arcsec
+            found |= grid_keywords(self.applied.pixels, radius, found["RSUN_OBS"])
+        return found
 
     def _read_columns(self, year: int) -> tuple[int, dict[str, np.ndarray]]:
         """Return the first slot of a year that is used, and the first input's columns from there on."""
