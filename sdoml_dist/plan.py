@@ -26,6 +26,8 @@ _SOURCE_BYTES_PER_PIXEL = {"aia": 0.8, "hmi": 1.1, "hmi_720s": 1.4, "hmi_45s": 1
 _SERIES_FILE_BYTES = 30_000
 # What the driver does for a unit, one after the other: receipt, share of the commit (benchmarks/scale.py).
 _DRIVER_UNIT_S = 0.02
+# Turning a magnetogram to another time and adding it, per pixel of the grid, on the reference machine.
+_STACK_PIXEL_S = 6e-8
 # Ray keeps the rest for its object store unless it is told otherwise.
 _RAY_MEMORY_SHARE = 0.7
 # As in the template: arrays over (time, channel) have chunks of this many shards.
@@ -254,6 +256,8 @@ class Plan:
             if recipe.product == "aia"
             else segments * pixels * speed.vector_pixel_s / 4
         )
+        if recipe.product == "hmi_stack":
+            one += recipe.grid.pixels**2 * _STACK_PIXEL_S
         return files / segments * one + frames * 4 * recipe.grid.pixels**2 * speed.write_byte_s
 
     def _objects(self, size: int) -> int:
