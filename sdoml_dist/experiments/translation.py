@@ -136,6 +136,8 @@ class TranslationNetwork(Section):
 
     narrowing: int = Field(1, ge=1)
     """Divides the number of filters of all networks, for small experiments; 1 is the published size."""
+    generator: Literal["unet", "pix2pixhd", "pix2pixcc"] | None = None
+    """Which generator; by default as published."""
     stages: int | None = Field(None, ge=1)
     """How often a residual generator halves the image; by default as published."""
     blocks: int | None = Field(None, ge=0)
@@ -167,7 +169,7 @@ class TranslationConfig(Section):
 class Translation(Experiment):
     """Translate images into images. Subclasses give channels, samples and values."""
 
-    players = ("discriminator", "generator")
+    players: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
     inputs: ClassVar[tuple[str, ...]]
     outputs: ClassVar[tuple[str, ...]]
 
@@ -176,7 +178,7 @@ class Translation(Experiment):
         network = self.config.network
         changed = {
             name: value
-            for name in ("stages", "blocks", "judged", "l1", "feature", "correlation")
+            for name in ("generator", "stages", "blocks", "judged", "l1", "feature", "correlation")
             if (value := getattr(network, name)) is not None
         }
         self.design = replace(self._design(), **changed)
