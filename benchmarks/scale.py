@@ -46,6 +46,7 @@ class IdlePreprocessor:
     def __init__(self, recipe: Recipe, fork_bytes: bytes) -> None:
         self.recipe, self.fork_bytes = recipe, fork_bytes
         self.random = np.random.default_rng(0)
+        self._columns: dict[tuple[str, tuple[int, int]], np.ndarray] = {}
 
     def process(self, unit: Unit, slots: np.ndarray) -> Receipt:
         """Return the receipt of a unit that nothing was done for."""
@@ -58,16 +59,18 @@ class IdlePreprocessor:
             fork.store.set_virtual_ref(f"{place}/{key}", _NOWHERE, offset=0, length=1, validate_container=False)
         return Receipt(
             unit=unit, slots=slots, channels=channels, status=np.full(shape, int(FrameStatus.OK), np.uint8),
-            keywords={name: self._column(shape, spec.dtype) for name, spec in self.recipe.contents.keywords.items()},
-            moments={name: self._column(shape, dtype) for name, (dtype, _) in MOMENTS.items()},
+            keywords={name: self._column(name, shape, spec.dtype) for name, spec in self.recipe.contents.keywords.items()},
+            moments={name: self._column(name, shape, dtype) for name, (dtype, _) in MOMENTS.items()},
             fork=pickle.dumps(fork), started=began, seconds=time.time() - began, node="here",
         )  # fmt: skip
 
-    def _column(self, shape: tuple[int, int], dtype: str) -> np.ndarray:
-        """Return values that do not compress to nothing."""
-        if np.dtype(dtype).kind in "fiu":
-            return self.random.integers(0, 100, shape).astype(dtype)
-        return np.zeros(shape, dtype)
+    def _column(self, name: str, shape: tuple[int, int], dtype: str) -> np.ndarray:
+        """Return values that do not compress to nothing, the same for every unit."""
+        if (name, shape) not in self._columns:
+            numbers = np.dtype(dtype).kind in "fiu"
+            values = self.random.integers(0, 100, shape).astype(dtype) if numbers else np.zeros(shape, dtype)
+            self._columns[name, shape] = values
+        return self._columns[name, shape]
 
 
 class IdleActor(UnitActor):

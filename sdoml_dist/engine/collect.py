@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -10,6 +12,98 @@ from typing import Any
 from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.record import RunRecord
 from sdoml_dist.recipe_base import Resources
+
+# The C library keeps what each of many threads has freed, a little more with every commit; glibc can be told to give it back.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+# A pool that is faster than the commits waits once so many commits' worth has piled up.
+_MOST_COMMITS_WAITING = 8
+
+
+class Committer:
+    """Commits in a thread of its own, so that receipts are taken meanwhile; what has come back during a commit goes together.
+
+    Parameters
+    ----------
+    resources : Resources
+        How often to commit.
+    commit : callable
+        Makes the work of some receipts visible at once.
+    """
+
+    def __init__(self, resources: Resources, commit: Callable[[list[Any]], None]) -> None:
+        self._number, self._every_s, self._commit = resources.commit_every_units, resources.commit_every_s, commit
+        self._waiting: list[Any] = []
+        self._since = 0.0
+        self._closed = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="committer")
+        self._thread.start()
+
+    def add(self, receipt: Any) -> None:
+        """Take a receipt; waits if too many are waiting.
+
+        Raises
+        ------
+        Exception
+            What a commit raised.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or len(self._waiting) < _MOST_COMMITS_WAITING * self._number)
+            if self._error is not None:
+                return
+            if not self._waiting:
+                self._since = time.monotonic()
+            self._waiting.append(receipt)
+            self._changed.notify_all()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a commit has failed; no other is tried."""
+        return self._error is not None
+
+    def _due(self) -> bool:
+        if not self._waiting:
+            return self._closed
+        late = time.monotonic() - self._since >= self._every_s
+        return self._closed or late or len(self._waiting) >= self._number
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due():
+                    # Without receipts nothing is due before one comes.
+                    left = self._since + self._every_s - time.monotonic() if self._waiting else None
+                    self._changed.wait(left)
+                batch, self._waiting = self._waiting, []
+                self._changed.notify_all()
+            if not batch:
+                return
+            try:
+                self._commit(batch)
+                batch.clear()
+                if _TRIM is not None:
+                    _TRIM(0)
+            except Exception as error:  # noqa: BLE001 - raised where the run ends
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+
+    def close(self) -> None:
+        """Commit what is waiting and end.
+
+        Raises
+        ------
+        Exception
+            What a commit raised.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def collect(
@@ -31,27 +125,24 @@ def collect(
     commit : callable
         Makes the work of some receipts visible at once.
     """
-    waiting: list[Any] = []
-    committed = time.monotonic()
 
-    def commit_all() -> None:
-        nonlocal committed
-        if waiting:
-            commit(waiting)
-            waiting.clear()
-            record.save()
-        committed = time.monotonic()
+    def commit_and_record(batch: list[Any]) -> None:
+        commit(batch)
+        for receipt in batch:
+            record.add(receipt)
+        record.save()
 
+    committer = Committer(resources, commit_and_record)
     try:
         with contextlib.closing(receipts):
             for receipt in receipts:
                 if receipt is not None:
-                    waiting.append(receipt)
+                    committer.add(receipt)
                     progress.add(receipt)
-                    record.add(receipt)
-                late = time.monotonic() - committed >= resources.commit_every_s
-                if len(waiting) >= resources.commit_every_units or late:
-                    commit_all()
+                if committer.failed:
+                    break
     finally:
-        commit_all()
-        progress.close()
+        try:
+            committer.close()
+        finally:
+            progress.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -15,6 +16,8 @@ from sdoml_dist.recipe_base import Store
 from sdoml_dist.redact import redact
 from sdoml_dist.store.receipt import Outcome, phases_of
 from sdoml_dist.store.storage import write_atomic
+
+logger = logging.getLogger("sdoml")
 
 
 class RunRecord:
@@ -92,10 +95,13 @@ class RunRecord:
             self.save(state="ended", exit_code=int(code), ended_unix_s=time.time(), **told())
 
     def save(self, **changes: Any) -> None:
-        """Write what is new."""
+        """Write what is new; where the storage refuses, it stays for the next time: a record is never worth a run."""
         self.data |= changes
-        if self._lines:
-            name = f"runs/{self.run_id}/history-{self._parts:05d}.jsonl"
-            write_atomic(self.store, name, ("\n".join(self._lines) + "\n").encode())
-            self._parts, self._lines = self._parts + 1, []
-        write_atomic(self.store, f"runs/{self.run_id}/run.json", json.dumps(self.data, indent=1).encode())
+        try:
+            if self._lines:
+                name = f"runs/{self.run_id}/history-{self._parts:05d}.jsonl"
+                write_atomic(self.store, name, ("\n".join(self._lines) + "\n").encode())
+                self._parts, self._lines = self._parts + 1, []
+            write_atomic(self.store, f"runs/{self.run_id}/run.json", json.dumps(self.data, indent=1).encode())
+        except OSError as error:
+            logger.warning("the record of the run could not be written: %s", error)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -26,9 +24,8 @@ from sdoml_dist.solar.products import PRODUCTS
 from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.store.receipt import Receipt
 from sdoml_dist.store.repository import BRANCH, Ledger
+from sdoml_dist.store.tables import TableWriter
 from sdoml_dist.store.template import ensure_template, group_path, product_attributes
-
-_THREADS = 16
 
 
 def products_of(root: zarr.Group) -> list[str]:
@@ -69,6 +66,7 @@ class Dataset:
     ) -> None:  # fmt: skip
         self.plan, self.store = plan, plan.recipe.store
         self.ledger = Ledger(self.store, branch) if ledger is None else ledger
+        self._tables = TableWriter(plan.recipe.channels)
         self._adopt(calibration, extend)
 
     @cached_property
@@ -171,25 +169,11 @@ class Dataset:
         """
         forks = (receipt.fork for receipt in receipts if receipt.fork)
         self.ledger.merge(forks, partial(self.write_tables, receipts), message, metadata)
+        self._tables.committed(self.ledger.snapshot)
 
     def write_tables(self, receipts: list[Receipt]) -> None:
-        """Write status, keywords and moments: each touched array chunk is read and written once."""
-        column = {name: index for index, name in enumerate(self.plan.recipe.channels)}
-        by_year: dict[int, list[Receipt]] = defaultdict(list)
-        for receipt in receipts:
-            by_year[receipt.unit.year].append(receipt)
-        product = self._product("r+")
-        jobs: list[Callable[[], None]] = []
-        for year, group in by_year.items():
-            names = {f"keywords/{name}" for receipt in group for name in receipt.keywords}
-            names |= {f"moments/{name}" for receipt in group for name in receipt.moments}
-            for name in sorted(names | {"status"}):
-                array = product[f"{group_path(year)}/{name}"]
-                assert isinstance(array, zarr.Array)
-                jobs.append(partial(_update, array, name, group, column))
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for result in [pool.submit(job) for job in jobs]:
-                result.result()
+        """Write status, keywords and moments: each touched array chunk is written once."""
+        self._tables.write(self._product("r+"), receipts, self.ledger.snapshot)
 
     @contextlib.contextmanager
     def writing(self, message: str) -> Iterator[zarr.Group]:
@@ -197,28 +181,6 @@ class Dataset:
         yield self._product("r+")
         if self.ledger.changed:
             self.ledger.commit(message)
-
-
-def _update(array: zarr.Array[Any], name: str, receipts: list[Receipt], column: dict[str, int]) -> None:
-    """Write one array's values of some receipts, chunk by chunk."""
-    size = array.chunks[0]
-    touched: dict[int, list[Receipt]] = defaultdict(list)
-    for receipt in receipts:
-        if receipt.slots.size:
-            for chunk in range(int(receipt.slots[0]) // size, int(receipt.slots[-1]) // size + 1):
-                touched[chunk].append(receipt)
-    for chunk, group in touched.items():
-        low, high = chunk * size, min((chunk + 1) * size, array.shape[0])
-        block = np.asarray(array[low:high])
-        for receipt in group:
-            kind, _, key = name.partition("/")
-            values = receipt.status if kind == "status" else getattr(receipt, kind).get(key)
-            if values is None:
-                continue
-            inside = (receipt.slots >= low) & (receipt.slots < high)
-            columns = [column[name] for name in receipt.channels]
-            block[np.ix_(receipt.slots[inside] - low, columns)] = values[inside]
-        array[low:high] = block
 
 
 def write_unit(

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.recipe_base import Store
-from sdoml_dist.store.storage import environment_fault, join, local_path, sidecar_filesystem, write_atomic
+from sdoml_dist.store.storage import environment_fault, join, local_path, os_errors, sidecar_filesystem, write_atomic
 
 RENEW_S = 5.0
 LIFETIME_S = 30.0
@@ -95,6 +95,7 @@ class Lease:
             "renewed_unix_s": time.time(),
         }
 
+    @os_errors()
     def _read(self, name: str | None = None) -> dict[str, Any] | None:
         filesystem, folder = sidecar_filesystem(self.store)
         try:
@@ -105,6 +106,7 @@ class Lease:
             return {"renewed_unix_s": 0.0}
         return record
 
+    @os_errors()
     def _create(self, name: str | None = None) -> bool:
         """Create the lease if there is none; whether this succeeded."""
         name = name or self._name
@@ -135,6 +137,7 @@ class Lease:
             return started is None or started != record.get("process_start")
         return time.time() - float(record["renewed_unix_s"]) > LIFETIME_S
 
+    @os_errors()
     def _remove(self, name: str) -> None:
         filesystem, folder = sidecar_filesystem(self.store)
         with contextlib.suppress(FileNotFoundError):
@@ -201,6 +204,7 @@ class Lease:
             else:
                 time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - only so that waiters do not come all at once
 
+    @os_errors()
     def _living_part(self) -> dict[str, Any] | None:
         """Return the lease of a part under way; none begins now, for each first takes the dataset's lease."""
         filesystem, folder = sidecar_filesystem(self.store)

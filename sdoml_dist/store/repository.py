@@ -173,6 +173,11 @@ class Ledger:
         """Whether something is not committed yet."""
         return bool(self._session.has_uncommitted_changes)
 
+    @property
+    def snapshot(self) -> str:
+        """The commit that the session goes on from."""
+        return str(self._session.snapshot_id)
+
     def renew(self) -> None:
         """Go on from the newest commit, whoever made it; what is not committed yet is given up.
 

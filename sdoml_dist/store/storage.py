@@ -6,7 +6,9 @@ the source, calibration tables). Only the repository is needed to read.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,6 +20,8 @@ from sdoml_dist.errors import EnvironmentFault, StoreError
 from sdoml_dist.recipe_base import Store
 
 icechunk.set_logs_filter("error")
+
+_CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google"}
 
 
 def join(url: str, *parts: str) -> str:
@@ -102,10 +106,35 @@ def sidecar_filesystem(store: Store) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path
 
 
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """Raise what the clients of object stores raise about connections as OSError, as everything else does.
+
+    Raises
+    ------
+    OSError
+        Whatever of the two it was.
+    """
+    try:
+        yield
+    except Exception as error:
+        # These packages are loaded with the file systems that need them.
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] in _CLIENTS:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+        raise
+
+
 def write_atomic(store: Store, name: str, data: bytes) -> None:
-    """Write a side file so that readers see the old or the new one, never a half."""
-    filesystem, folder = sidecar_filesystem(store)
-    put(filesystem, join(folder, name), data)
+    """Write a side file so that readers see the old or the new one, never a half.
+
+    Raises
+    ------
+    OSError
+        If the storage refuses or does not answer.
+    """
+    with os_errors():
+        filesystem, folder = sidecar_filesystem(store)
+        put(filesystem, join(folder, name), data)
 
 
 def environment_fault(error: Exception, store: Store, doing: str) -> EnvironmentFault:
