@@ -252,6 +252,14 @@ class ShardApplier:
         names = [name for name in self.opened[0].recipe.contents.keywords if name not in _OWN]
         return first, {name: np.asarray(group[name][first:stop, column]) for name in names}
 
+    def _record(self, row: int) -> dict[str, Any]:
+        """Return the record of a sample's first input: where it is from, and its whole header."""
+        year, slot = int(self.samples.years[row, 0]), int(self.samples.slots[row, 0])
+        bundle = self.opened[0].recipe.contents.bundle_of(self.samples.channels[0]).name
+        text = str(self.opened[0].group[f"{group_path(year)}/headers/{bundle}"][slot])
+        found: dict[str, Any] = json.loads(text) if text else {}
+        return found
+
     def _why(self, time: np.datetime64) -> int:
         """Return what became of the first input that is not there at a slot."""
         for channel, place in zip(self.samples.channels, self.samples.places, strict=True):
@@ -285,6 +293,7 @@ class ShardApplier:
                 continue
             for name in header.keys() & specs.keys():
                 keywords[name][place] = header[name]
+            inputs = self._record(int(rows[place]))
             observed = self.samples.observed[rows[place]].astype("datetime64[ms]").astype(str).tolist()
             source = f"{self.samples.store.url}@{self.samples.snapshot}/{'+'.join(self.applied.inputs)}/{times[place]}"
             keywords["SOURCE_ID"][place] = FrameRecord(
@@ -292,9 +301,11 @@ class ShardApplier:
             ).source_id
             record: dict[str, Any] = {
                 "source": source,
+                "header": inputs.get("header") or {name: value for name, value in header.items() if value == value},
                 "made": {
                     "experiment": self.experiment, "checkpoint": self.applied.hash, "dataset": self.samples.store.url,
                     "snapshot": self.samples.snapshot, "inputs": dict(zip(self.samples.channels, observed, strict=True)),
+                    "input_source": inputs.get("source"),
                     "settings": self.applied.settings,
                 },
             }  # fmt: skip
