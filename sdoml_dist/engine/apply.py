@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.cluster import connect, grown, ray
 from sdoml_dist.engine.pool import PoolSize
 from sdoml_dist.engine.stop import interruptible
-from sdoml_dist.engine.zarr_sink import GROUP, ShardActor, Written, write_shards
+from sdoml_dist.engine.zarr_sink import GROUP, WRITER_CPUS, ShardActor, Written, write_shards
 from sdoml_dist.errors import EnvironmentFault, ExitCode
 from sdoml_dist.pipelines.apply import ShardApplier, all_slots, application, input_samples, output_recipes
 from sdoml_dist.plan import Plan
@@ -123,6 +123,7 @@ def apply(
         if tasks:
             memory = _WORKER_BYTES + _BYTES_PER_PIXEL * applied.pixels**2
             with connect(cpus) as cluster:
+                cluster = grown(cluster, 1, memory)
                 if cluster.largest_node_memory_bytes < memory:
                     raise EnvironmentFault(
                         f"A worker takes {human_bytes(memory)} of memory, the largest node offers "
@@ -130,9 +131,10 @@ def apply(
                     )
                 devices = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
                 use = devices > 0 if gpus is None else gpus
-                # One CPU is left to those who write.
+                # Something is left to those who write, of a single CPU too.
+                each = 1.0 if cluster.cpus >= 1 + WRITER_CPUS else WRITER_CPUS
                 fit = int(max(1, min(devices if use else cluster.cpus - 1, cluster.memory_bytes // memory)))
-                size = PoolSize(1, fit if cluster.private else len(tasks), 1, memory, gpus=1.0 if use else 0.0)
+                size = PoolSize(1, fit if cluster.private else len(tasks), each, memory, gpus=1.0 if use else 0.0)
                 arguments = {
                     "folder": folder, "store": store.model_dump(), "version": samples.snapshot, "batch": batch,
                     "recipes": {name: recipe.model_dump(mode="json") for name, recipe in there.recipes.items()},
