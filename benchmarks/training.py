@@ -172,8 +172,8 @@ def on_gpu(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measure on what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=8, help="samples of a micro-batch")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=16, help="samples of a micro-batch")
     parser.add_argument("--narrowing", type=int, default=4, help="divides the filters; 1 is the published network")
     options = parser.parse_args()
     if torch.cuda.is_available():

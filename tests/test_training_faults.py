@@ -27,7 +27,7 @@ from tests.toys import EVERY, SETTINGS, ToyPair, settings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 24
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }  # fmt: skip
 
@@ -149,7 +149,7 @@ def hosts(all_hosts: Hosts) -> Hosts:
 
 def drive_on(hosts: Hosts, folder: Path, **given: Any) -> subprocess.Popen[str]:
     """Start a training of two workers on the hosts."""
-    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0", "RAY_ADDRESS": hosts.ray_address}
+    environment = {**ENVIRONMENT, "RAY_ADDRESS": hosts.ray_address}
     return hosts.run(0, command(folder, **given), environment=environment)
 
 

@@ -55,8 +55,8 @@ class Player:
         self.network: nn.Module = torch.compile(bare) if settings.compile else bare  # type: ignore[assignment]
         if world > 1:
             # The loop keeps buffers equal itself; broadcasting them with every pass would cost time for nothing.
-            quiet: dict[str, Any] = {_SYNCHRONISE: False}
-            self.network = DistributedDataParallel(self.network, **quiet)
+            more: dict[str, Any] = {_SYNCHRONISE: False, "gradient_as_bucket_view": True}
+            self.network = DistributedDataParallel(self.network, **more)
 
     def sharing(self, share: bool) -> contextlib.AbstractContextManager[None]:
         """Return the context of a backward pass: whether its gradients are averaged over the workers afterwards."""

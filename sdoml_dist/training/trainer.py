@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,7 @@ def train(
         write_atomic(folder / IDENTITY, json.dumps(claim, indent=1).encode())
         if done is not None:
             logger.info("going on at step %d of %d", done.step, optimisation.steps)
-        with connect(cpus, gpus=0 if workers.device == "cpu" else None) as cluster:
+        with _environment(), connect(cpus, gpus=0 if workers.device == "cpu" else None) as cluster:
             use_gpu = preflight(cluster, folder, workers)
             stopped = _fit(make, given, folder, optimisation, watching, workers, use_gpu, cluster)
     done = _outcome(folder, optimisation, watching)
@@ -130,6 +132,23 @@ def train(
             f"Training ended at step {done.step if done else 0} of {optimisation.steps}.", _SAFE, "The same command goes on."
         )
     return done
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Set what Ray and the workers of a private Ray take from the environment, and take it back."""
+    # By default a group that needs more than a minute to start, as on a busy machine, is given up and started again.
+    wanted = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600"}
+    if not os.environ.get("RAY_ADDRESS"):
+        # Gradients stay on loopback, as all of a private Ray does.
+        wanted |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _outcome(folder: Path, optimisation: Optimisation, watching: Watching) -> Outcome | None:
@@ -199,7 +218,6 @@ def _fit(
         ),
         run_config=RunConfig(
             name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=workers.maximum_failures),
-            worker_runtime_env=_network(),
         ),
     )  # fmt: skip
     ended: list[BaseException] = []
@@ -231,13 +249,6 @@ def _fit(
     if ended:
         _raise(ended[0])
     return handler.requested
-
-
-def _network() -> dict[str, Any]:
-    """Keep gradients on loopback where the cluster is this machine alone, as Ray itself does."""
-    if any(node["NodeManagerAddress"] != "127.0.0.1" for node in ray.nodes() if node["Alive"]):
-        return {}
-    return {"env_vars": {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}}
 
 
 def _raise(error: BaseException) -> None:
