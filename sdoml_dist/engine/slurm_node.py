@@ -124,6 +124,7 @@ class Node:
         self.temporary = temporary_folder(environment, self.job)
         self.spill = spill_folder(environment, self.job, self.name, self.temporary)
         self.ended = threading.Event()
+        self.signalled = threading.Event()
         self.started = threading.Event()
         self._ray: subprocess.Popen[str] | None = None
 
@@ -135,7 +136,7 @@ class Node:
         try:
             for attempt in range(PORT_ATTEMPTS):
                 code = self._once(attempt, address)
-                if code is None:
+                if code is None or self.signalled.is_set():
                     return ExitCode.COMPLETE
                 logger.warning("%s: Ray ended with %d (attempt %d)", self.name, code, attempt + 1)
                 if self.started.is_set() and time.monotonic() - self._since > _EARLY_S:
@@ -149,7 +150,7 @@ class Node:
     def _head_address(self) -> str | None:
         """Wait for the head's address; None if the job ends before."""
         path = address_path(self.folder, self.restart)
-        while not self.ended.wait(_POLL_S):
+        while not (self.ended.wait(_POLL_S) or self.signalled.is_set()):
             if path.is_file():
                 return str(json.loads(path.read_text(encoding="utf-8"))["address"])
         return None
@@ -225,14 +226,14 @@ def _ours(root: int, temporary: Path) -> list[psutil.Process]:
 
 def main(arguments: list[str]) -> int:
     """Run a node; `arguments` are the job's folder and the name of the head's node."""
-    # SLURM signals every process of a job that ends; Ray ends by that itself, and what is left to do here is to clean up.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda *_: None)
     configure_logging()
     environment = dict(os.environ)
     folder, name = Path(arguments[0]), environment.get("SLURMD_NODENAME", "")
     try:
         node = Node(folder, name == arguments[1], environment)
+        # SLURM signals every process of a job that ends; Ray ends by that itself, and what is left to do is to clean up.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, lambda *_: node.signalled.set())
         threading.Thread(target=_watch, args=(node.ended,), daemon=True).start()
         return node.run()
     except SdomlError as error:
