@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sunpy.map import Map
 
 from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.far_side import FarSide, with_reference
+from sdoml_dist.experiments.far_side_euvi import load_matches, to_fits, translate
+from sdoml_dist.experiments.translation_table import Trained
 from sdoml_dist.recipe_base import Store
+from sdoml_dist.solar.euvi import IntensityMatch
 from sdoml_dist.solar.field_scores import FieldScores, Regression
+from sdoml_dist.solar.settings import CalibrationSettings
+from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.translation import disc_mask
+from sdoml_dist.sources.euvi import read_euvi
+from sdoml_dist.sources.euvi_simulator import euvi_fits
 from sdoml_dist.training.config import Optimisation, Watching
 from sdoml_dist.training.loop import Loop, Worker
 from sdoml_dist.training.parts import RandomMonths
@@ -221,3 +231,38 @@ def test_going_on_is_the_same_training_bit_by_bit(version: int, tmp_path: Path) 
             assert torch.equal(left, right)
     second.experiment.sample_grid(second.shown(), tmp_path, 4)
     assert (tmp_path / "samples_00000004.png").stat().st_size > 5000
+
+
+def test_frames_of_stereo_become_maps_with_an_observer(tmp_path: Path) -> None:
+    experiment = FarSide(configuration(1))
+    trained = Trained(experiment, experiment.models()["generator"].eval(), tmp_path)
+    time = np.datetime64("2011-03-05T00:10:00", "ns")
+    data = euvi_fits(SimulationConfig(seed=3), "STEREO_B", 304, time, 128)
+    frame = read_euvi(data, CalibrationSettings(pixels=SIZE))
+    (made,) = translate(trained, [(frame,)])
+    inside = np.isfinite(made.field)
+    assert (inside == disc_mask(SIZE)).all()
+    assert np.abs(made.field[inside]).max() <= 100
+    # The unit of the instrument does not matter, its contrast does.
+    brighter = replace(frame, frame=replace(frame.frame, image=frame.frame.image * 3))
+    np.testing.assert_allclose(translate(trained, [(brighter,)])[0].field[inside], made.field[inside], atol=1e-2)
+    flat = IntensityMatch((10.0, 100.0, 1000.0), (60.0, 100.0, 300.0))
+    assert not np.allclose(
+        translate(trained, [(frame,)], {"304A": flat})[0].field[inside], made.field[inside], atol=1e-3
+    )
+    path = tmp_path / "field.fits"
+    path.write_bytes(to_fits(made, {"experiment": "far-side", "step": 7}))
+    found = Map(path)
+    assert found.observer_coordinate.lon.to_value("deg") == pytest.approx(-94.78, abs=0.01)
+    assert found.rsun_obs.to_value("arcsec") == pytest.approx(frame.frame.keywords["RSUN_OBS"], rel=1e-6)
+    assert found.unit == "G"
+    assert "at step 7" in str(found.meta["history"])
+    curves = tmp_path / "curves.json"
+    curves.write_text(json.dumps({"193A": flat.to_dict()}))
+    assert load_matches(curves) == {"193A": flat}
+    for text in ("[1]", "{", '{"193A": {"source": [1]}}'):
+        curves.write_text(text)
+        with pytest.raises(UsageError, match="curve"):
+            load_matches(curves)
+    with pytest.raises(UsageError, match="rotation before"):
+        FarSide(configuration(3)).applied_inputs()
