@@ -44,6 +44,7 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402 - Ray reads the environment when it is imported
 import ray.data  # noqa: E402
+import ray.util.metrics  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 
 logging.getLogger("ray.data").setLevel(logging.ERROR)

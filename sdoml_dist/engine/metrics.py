@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter as Tally
 
 import numpy as np
-from ray.util.metrics import Counter, Gauge, Histogram
 
+from sdoml_dist.engine.cluster import ray
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.receipt import Outcome, phases_of
+
+Counter, Gauge, Histogram = ray.util.metrics.Counter, ray.util.metrics.Gauge, ray.util.metrics.Histogram
 
 # From a few numbers of EVE to a day of full-disc frames.
 _SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
