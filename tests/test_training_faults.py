@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.servers.hosts import Hosts, ray_hosts, wait_until
 from tests.toys import EVERY, SETTINGS, ToyPair, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 24
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
@@ -48,7 +48,11 @@ def drive(folder: Path, **given: Any) -> subprocess.Popen[str]:
 
 def end(run: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a run and return what it has printed."""
-    out, err = run.communicate(timeout=300)
+    try:
+        out, err = run.communicate(timeout=400)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        raise AssertionError("the run has not ended: " + "".join(run.communicate())) from None
     assert run.returncode == code, out + err
     return out + err
 
@@ -98,7 +102,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_worker(tmp_path: Path, undisturbed: Path) -> None:
     run = drive(tmp_path)
-    wait_until(at_step(tmp_path, 8), run)
+    wait_until(at_step(tmp_path, 8), run, 400)
     os.kill(workers(tmp_path)[-1][1], signal.SIGKILL)
     end(run)
     assert len(workers(tmp_path)) == 4
@@ -107,7 +111,7 @@ def test_killed_worker(tmp_path: Path, undisturbed: Path) -> None:
 
 def test_killed_driver_and_the_same_command(tmp_path: Path, undisturbed: Path) -> None:
     run = drive(tmp_path)
-    wait_until(at_step(tmp_path, 8), run)
+    wait_until(at_step(tmp_path, 8), run, 400)
     run.kill()
     run.communicate(timeout=60)
     assert checkpoint.about(checkpoint.newest(tmp_path / "training"))["step"] < STEPS
@@ -118,7 +122,7 @@ def test_killed_driver_and_the_same_command(tmp_path: Path, undisturbed: Path) -
 
 def test_told_to_stop_while_another_driver_is_refused(tmp_path: Path, undisturbed: Path) -> None:
     run = drive(tmp_path)
-    wait_until(at_step(tmp_path, 7), run)
+    wait_until(at_step(tmp_path, 7), run, 400)
     assert "is in use" in end(drive(tmp_path), ExitCode.ENVIRONMENT)
     run.send_signal(signal.SIGTERM)
     end(run, ExitCode.STOPPED)
@@ -155,7 +159,7 @@ def drive_on(hosts: Hosts, folder: Path, **given: Any) -> subprocess.Popen[str]:
 
 def test_a_host_that_loses_power(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
     run = drive_on(hosts, tmp_path)
-    wait_until(at_step(tmp_path, 8), run)
+    wait_until(at_step(tmp_path, 8), run, 400)
     names = [host for host, _ in workers(tmp_path)]
     assert len(set(names)) == 2
     (lost,) = [number for number in range(1, 4) if hosts.name(number) == names[-1]]
@@ -169,7 +173,7 @@ def test_a_host_that_loses_power(hosts: Hosts, tmp_path: Path, undisturbed: Path
 
 def test_a_host_whose_end_is_announced(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
     run = drive_on(hosts, tmp_path, pause_s=0.5)
-    wait_until(at_step(tmp_path, 6), run)
+    wait_until(at_step(tmp_path, 6), run, 400)
     name = workers(tmp_path)[-1][0]
     code = (
         "from ray._raylet import GcsClient\n"
@@ -189,7 +193,7 @@ def test_a_host_whose_end_is_announced(hosts: Hosts, tmp_path: Path, undisturbed
         steps = [checkpoint.about(one)["step"] for one in checkpoint.found(tmp_path / "training")]
         return any(step % EVERY.checkpoint_every for step in steps)
 
-    wait_until(between, run)
+    wait_until(between, run, 400)
     end(run)
     same(tmp_path, undisturbed)
 
