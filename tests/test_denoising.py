@@ -66,6 +66,8 @@ def learn(sun: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> C
             assert loop.run(lambda progress: losses.append(progress.metrics["loss"]))
             assert np.mean(losses[-10:]) < np.mean(losses[:5])
             loop.save(folder, {})
+            experiment.sample_grid(loop.shown(), folder / "samples", loop.step)
+            assert len(list((folder / "samples").glob("*.png"))) == 1
             done[method] = folder
         return done[method]
 

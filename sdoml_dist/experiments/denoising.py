@@ -16,6 +16,7 @@ Published: patches of 256 pixels, fields limited to 100 G, Adam with a learning 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -324,7 +325,8 @@ class Denoising(Experiment):
             return
         from sdoml_dist.report.denoising import patch_picture
 
-        batch = next(self.part("validation").validation(_SHOWN, 0, 1))
+        with contextlib.closing(self.part("validation").validation(_SHOWN, 0, 1)) as batches:
+            batch = next(batches)
         field = np.where(batch["mask"], batch["field"], np.nan)[:, 0]
         generator = networks["generator"]
         device = next(generator.parameters()).device
