@@ -73,9 +73,9 @@ def test_averaged_weights_are_those_that_are_validated(tmp_path: Path) -> None:
 def test_the_number_of_workers_changes_nothing_but_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three workers have two, one and one micro-batches; running means and the averaged weights are compared too."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(in_group, (3, str(tmp_path)), nprocs=3)
+    torch.multiprocessing.spawn(in_group, (3, str(tmp_path), 8), nprocs=3)
     for kind in (Toy, ToyPair):
-        together = torch.load(tmp_path / f"{kind.__name__}.pt", weights_only=True)
+        together = torch.load(tmp_path / kind.__name__ / "told.pt", weights_only=True)
         loop = start(kind, steps=8, ema=0.9)
         told: list[Any] = []
         loop.run(lambda progress, told=told: told.append((progress.metrics, progress.validation)))

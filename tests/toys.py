@@ -137,16 +137,20 @@ def weights(loop: Loop) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, net in loop.shown().items() for key, value in net.state_dict().items()}
 
 
-def in_group(rank: int, world: int, folder: str) -> None:
-    """Be one of several processes that train together; the first keeps what came of it."""
+def in_group(rank: int, world: int, folder: str, steps: int) -> None:
+    """Be one of several processes that train together without Ray; the first keeps what came of it."""
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     try:
         for kind in (Toy, ToyPair):
-            loop = start(kind, Worker(rank, world), 8, ema=0.9)
+            loop = start(kind, Worker(rank, world), steps, ema=0.9)
             told: list[Any] = []
             loop.run(lambda progress, told=told: told.append((progress.metrics, progress.validation)))
             if rank == 0:
-                torch.save({"told": told, "weights": weights(loop)}, f"{folder}/{kind.__name__}.pt")
+                place = Path(folder) / kind.__name__
+                place.mkdir()
+                loop.save(place, {})
+                torch.save({"told": told, "weights": weights(loop)}, place / "told.pt")
     finally:
         dist.destroy_process_group()
 
