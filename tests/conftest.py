@@ -15,6 +15,8 @@ import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Ray makes its workers nicer than everything else by 15; on a busy machine those of tests would starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Credentials of the S3 server that tests start on loopback; Ray's workers inherit them.
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
 os.environ.pop("AWS_ENDPOINT_URL", None)
