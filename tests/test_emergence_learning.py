@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,17 @@ from sdoml_dist.training.loop import Loop, Progress, Worker
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def trained(config: EmergenceForecastConfig, folder: Path) -> tuple[EmergenceForecast, Loop, list[dict[str, float]]]:
-    """Train in this process on one core; return the validations, of the beginning first."""
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Train on one core: others may be busy."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(config: EmergenceForecastConfig, folder: Path) -> tuple[EmergenceForecast, Loop, list[dict[str, float]]]:
+    """Train in this process; return the validations, of the beginning first."""
     prepared = json.loads(json.dumps(EmergenceForecast.prepare(config, folder)))
     experiment = EmergenceForecast({"config": config.model_dump(mode="json"), "prepared": prepared})
     loop = Loop(experiment, config.training, config.watching, Worker())
