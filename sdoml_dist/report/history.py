@@ -192,7 +192,7 @@ class History:
             f"run        {told['run_id']} ({told['verb']}), first unit at {began} UTC",
             f"done       {told['units']:,} units, {told['frames']:,} frames, {told['failed']:,} failed "
             f"in {told['span_s']:.1f} s: {rate}",
-            f"workers    {told['workers']} on {told['nodes']} nodes, {told['utilisation']:.0%} of their time in units",
+            f"workers    {on_nodes(told)}",
             f"time       {', '.join(f'{phase} {share:.0%}' for phase, share in told['shares'].items())}",
             f"unit       {unit}",
             f"memory     largest worker {human_bytes(memory['largest'])}{projected}",
@@ -203,6 +203,12 @@ class History:
             for one in told["slowest"]
         ]
         return "\n".join(lines)
+
+
+def on_nodes(told: dict[str, Any]) -> str:
+    """Say how many workers on how many nodes there were, from :meth:`History.summary`."""
+    nodes = f"{told['nodes']} node{'s' if told['nodes'] > 1 else ''}"
+    return f"{told['workers']} on {nodes}, {told['utilisation']:.0%} of their time in units"
 
 
 def _overlap(edges: np.ndarray, start: float, stop: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from sdoml_dist.report.history import PHASES, DoneUnit, History
+from sdoml_dist.report.history import PHASES, DoneUnit, History, on_nodes
 from sdoml_dist.report.parts import facts, note, table
 from sdoml_dist.report.plan_text import human_bytes
 
@@ -32,7 +32,7 @@ def run_chart(history: History | None) -> str:
     text = facts({
         "Run": f"{escape(str(told['verb']))}, {began} UTC <code>{escape(str(told['run_id']))}</code>",
         "Speed": f"{told['units_per_s']:.2f} units/s, {told['frames_per_s']:.1f} frames/s for {_short(told['span_s'])}",
-        "Workers": f"{told['workers']} on {told['nodes']} nodes, {told['utilisation']:.0%} of their time in units",
+        "Workers": on_nodes(told),
         "Units": f"{told['units']:,}; median {told['unit_s']['median']:.2f} s, longest {told['unit_s']['longest']:.2f} s",
         "Memory": f"largest worker {human_bytes(memory['largest'])}{projected}",
         "Read": human_bytes(told["read_bytes"]),
