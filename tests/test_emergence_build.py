@@ -23,16 +23,18 @@ from sdoml_dist.engine.emergence import build_emergence
 from sdoml_dist.errors import ExitCode, RecipeError, SdomlError, StoreError, UsageError
 from sdoml_dist.solar import photosphere
 from sdoml_dist.solar.activity import active_regions
+from sdoml_dist.solar.emergence_series import series_of
 from sdoml_dist.solar.helioseismology import band_power
 from sdoml_dist.solar.hmi import full_disc
 from sdoml_dist.solar.settings import CalibrationSettings
-from sdoml_dist.solar.tiles import tile_means
+from sdoml_dist.solar.tiles import tile_means, without_baseline
 from sdoml_dist.solar.times import utc_to_tai
 from sdoml_dist.solar.tracking import View, tracked
 from sdoml_dist.sources.fits import read_fits
 from sdoml_dist.sources.make import make_source
 from sdoml_dist.store.emergence_export import read_npz
 from sdoml_dist.store.emergence_reader import Emergence
+from sdoml_dist.store.timeline_folder import dataset_timelines
 
 REGIONS = [
     {"number": 7, "latitude_deg": 10, "longitude_deg": 40, "reference": "2011-02-15T00:00", "start": "2011-02-15T00:10",
@@ -192,6 +194,19 @@ def test_flux_and_intensity_are_of_the_middle_of_the_window(built: EmergenceReci
     # The middle of 64 frames lies between two of them; frame 32 is half a step later.
     later = fields["time"].values[:, None] - maps["time"].values
     assert (later == np.timedelta64(22_500, "ms")).any(axis=0).all()
+
+
+def test_forecasts_read_the_timelines_at_their_version(built: EmergenceRecipe) -> None:
+    timelines, snapshot = dataset_timelines(built.store)
+    assert snapshot == Emergence(built.store).snapshot
+    assert sorted(timelines) == [7, 8]
+    region = timelines[7]
+    series = series_of(region)  # whole hours of windows that are 12 minutes apart, the baseline taken off
+    assert series.values.shape[1:] == (6, 63)
+    assert series.times[0] == region.times[0].astype("datetime64[s]")
+    flux = without_baseline(region.flux.astype(np.float64))[9:72]
+    np.testing.assert_allclose(series.values[0, 4], flux[:, 0], rtol=1e-5, atol=1e-4)
+    assert all((later - series.times[0]) % np.timedelta64(1, "h") == np.timedelta64(0) for later in series.times)
 
 
 def test_the_same_build_again_does_nothing(built: EmergenceRecipe) -> None:
