@@ -7,7 +7,9 @@ for /tmp/ray.
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 _SUBNET = "10.77.6"
+_S3_PORT, _S3_BEHIND = 9000, 9001
 _HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
 # Losses are noticed within seconds instead of half a minute.
@@ -85,6 +90,7 @@ class Hosts:
         *,
         environment: dict[str, str] | None = None,
         own_processes: bool = False,
+        standard_input: bool = False,
     ) -> subprocess.Popen[str]:
         """Start a command on a host; with `own_processes` it is the host's first process."""
         private = self.folder / f"ray{host}"
@@ -100,6 +106,7 @@ class Hosts:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.name(host), "unshare", *namespaces, "sh", "-c", inside, "sh", *command],
                 env={**os.environ, **_QUICK_HEALTH_CHECKS, "PATH": path, **(environment or {})}, text=True,
+                stdin=subprocess.PIPE if standard_input else subprocess.DEVNULL,
                 stdout=log if own_processes else subprocess.PIPE, stderr=subprocess.STDOUT if own_processes else subprocess.PIPE,
                 start_new_session=True,
             )  # fmt: skip
@@ -122,7 +129,7 @@ class Hosts:
             command += [f"--address={self.ray_address}"]
         self._processes[host] = self.run(host, command, own_processes=True)
 
-    def wait_for_nodes(self, number: int, timeout: float = 90) -> None:
+    def wait_for_nodes(self, number: int, timeout: float = 240) -> None:
         """Wait until so many Ray nodes live."""
         code = (
             "import time\nfrom ray._raylet import GcsClient\n"
@@ -144,11 +151,44 @@ class Hosts:
 
     def power_off(self, host: int) -> None:
         """End everything on a host at once."""
-        self._processes.pop(host).kill()
+        process = self._processes.pop(host)
+        process.kill()
+        process.wait(10)
+
+    def process(self, host: int) -> subprocess.Popen[str] | None:
+        """Return the first process of a host, or None if it has no power."""
+        process = self._processes.get(host)
+        return process if process is not None and process.poll() is None else None
+
+    def revive(self, cpus: Sequence[int]) -> None:
+        """Make every host of a Ray cluster live and reachable again, after whatever happened to it."""
+        for host, number in enumerate(cpus):
+            self.link(host, up=True)
+            # A raylet that was cut off ends itself once it hears that it was given up.
+            if host in self._processes and host not in self.nodes():
+                self.power_off(host)
+            if host not in self._processes:
+                self.start_ray(host, number)
+        self.wait_for_nodes(len(cpus))
+
+    def nodes(self) -> set[int]:
+        """Return the hosts whose Ray nodes live."""
+        code = (
+            "from ray._raylet import GcsClient\n"
+            f"nodes = GcsClient(address='{self.ray_address}').get_all_node_info(timeout=20).values()\n"
+            "print(*(node.node_manager_address for node in nodes if node.state == 0))\n"
+        )
+        out, err = self.run(0, [sys.executable, "-c", code]).communicate(timeout=90)
+        assert out.strip(), err
+        return {int(address.rsplit(".", 1)[1]) - 1 for address in out.split()}
 
     def link(self, host: int, *, up: bool) -> None:
         """Take a host's cable out or put it back."""
         _ip("-n", self._switch, "link", "set", f"v{host}", "up" if up else "down")
+
+    def serve_objects(self, host: int) -> ObjectServer:
+        """Start an S3 server with a bucket ``sdoml`` on a host."""
+        return ObjectServer(self, host)
 
     def close(self) -> None:
         """Power everything off and remove the namespaces."""
@@ -160,6 +200,86 @@ class Hosts:
             _ip("netns", "del", self.name(host), check=False)
             shutil.rmtree(Path("/etc/netns") / self.name(host), ignore_errors=True)
         _ip("netns", "del", self._switch, check=False)
+
+
+class ObjectServer:
+    """An S3 server (moto behind a relay, see :mod:`tests.servers.objects`) that can die, hang and come back."""
+
+    def __init__(self, hosts: Hosts, host: int) -> None:
+        self.hosts, self.host = hosts, host
+        self.url = f"http://{hosts.address(host)}:{_S3_PORT}"
+        self._behind = self._start("serve", str(_S3_BEHIND))
+        self._front = self._relay()
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        return self.hosts.run(
+            self.host, [sys.executable, "-m", "tests.servers.objects", *arguments], own_processes=True
+        )
+
+    def _relay(self) -> subprocess.Popen[str]:
+        return self._start("relay", self.hosts.address(self.host), str(_S3_PORT), str(_S3_BEHIND))
+
+    def kill(self) -> None:
+        """End the process that takes connections: those that are open break, new ones are refused."""
+        self._front.kill()
+        self._front.wait(10)
+
+    def restart(self) -> None:
+        """Take connections again."""
+        self._front = self._relay()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let connections be taken and nothing be answered meanwhile."""
+        # The first process of the host's namespaces is a child of the one that was started.
+        relays = [psutil.Process(self._front.pid), *psutil.Process(self._front.pid).children(recursive=True)]
+        for relay in relays:
+            relay.suspend()
+        try:
+            yield
+        finally:
+            for relay in relays:
+                relay.resume()
+
+    def close(self) -> None:
+        """End the server."""
+        for process in (self._front, self._behind):
+            process.kill()
+            process.wait(10)
+
+
+class Eye:
+    """Looks at datasets from inside a host's network (:mod:`tests.servers.eye`)."""
+
+    def __init__(self, hosts: Hosts, host: int) -> None:
+        self._process = hosts.run(host, [sys.executable, "-m", "tests.servers.eye"], standard_input=True)
+
+    def _ask(self, **request: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, self._process.communicate()[1]
+        reply = json.loads(line)
+        assert "error" not in reply, reply
+        return reply["answer"]
+
+    def frames(self, url: str, **options: Any) -> int:
+        """Count the frames that are done; -1 where there is no dataset yet."""
+        return int(self._ask(do="frames", url=url, **options))
+
+    def contents(self, folder: Path, url: str, **options: Any) -> dict[str, Any]:
+        """Return every array of a dataset."""
+        path = folder / f"contents-{uuid.uuid4().hex}"
+        self._ask(do="contents", url=url, to=str(path), **options)
+        arrays: dict[str, Any] = pickle.loads(path.read_bytes())
+        return arrays
+
+    def close(self) -> None:
+        """End looking."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def why_not() -> str | None:
@@ -175,21 +295,24 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def ray_hosts(cpus: Sequence[int], folder: Path) -> Iterator[Hosts]:
-    """Start a Ray cluster with one host per entry of `cpus`, or skip the test."""
+def ray_hosts(cpus: Sequence[int], folder: Path, others: int = 0) -> Iterator[Hosts]:
+    """Start a Ray cluster with one host per entry of `cpus`, and some hosts without Ray, or skip the test."""
     if (reason := why_not()) is not None:
         pytest.skip(f"no hosts can be made here: {reason}")
-    hosts = Hosts(len(cpus), folder)
+    hosts = Hosts(len(cpus) + others, folder)
     try:
         for host, number in enumerate(cpus):
             hosts.start_ray(host, number)
+            if host == 0:
+                # The others give up soon where there is no head yet.
+                hosts.wait_for_nodes(1)
         hosts.wait_for_nodes(len(cpus))
         yield hosts
     finally:
         hosts.close()
 
 
-def wait_until(condition: Callable[[], bool], run: subprocess.Popen[str], timeout: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], run: subprocess.Popen[str], timeout: float = 400) -> None:
     """Wait for a condition while a run lives."""
     deadline = time.monotonic() + timeout
     while not condition():
