@@ -15,8 +15,14 @@ from sdoml_dist.recipe_base import Resources
 
 # The C library keeps what each of many threads has freed, a little more with every commit; glibc can be told to give it back.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
-# A pool that is faster than the commits waits once so many commits' worth has piled up.
-_MOST_COMMITS_WAITING = 8
+# A pool that is faster than the commits waits once so many receipts wait: two commits of the largest size, or these.
+_LEAST_WAITING = 64
+
+
+def give_back_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can be told to."""
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 class Committer:
@@ -49,7 +55,7 @@ class Committer:
             What a commit raised.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._error or len(self._waiting) < _MOST_COMMITS_WAITING * self._number)
+            self._changed.wait_for(lambda: self._error or len(self._waiting) < max(2 * self._number, _LEAST_WAITING))
             if self._error is not None:
                 return
             if not self._waiting:
@@ -82,8 +88,7 @@ class Committer:
             try:
                 self._commit(batch)
                 batch.clear()
-                if _TRIM is not None:
-                    _TRIM(0)
+                give_back_memory()
             except Exception as error:  # noqa: BLE001 - raised where the run ends
                 with self._changed:
                     self._error = error
