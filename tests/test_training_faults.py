@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,28 +21,34 @@ from sdoml_dist.training import checkpoint
 from sdoml_dist.training.log import read_log
 from tests.conftest import ROOT
 from tests.servers.hosts import Hosts, ray_hosts, wait_until
-from tests.toys import EVERY, in_group
+from tests.toys import in_group
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 24
+# Trainings wait after so many steps, which have no checkpoint of their own, until the test has done what it does to them.
+HELD = 8
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }  # fmt: skip
 
 
-def command(folder: Path, **given: Any) -> list[str]:
-    given = {"pause_s": 0.3, "began": str(folder / "began")} | given
+def command(folder: Path, *hold: int, pause_s: float = 0.0) -> list[str]:
+    given = {"began": str(folder / "began"), "gates": str(folder), "hold": hold, "pause_s": pause_s}
     return [sys.executable, "-m", "tests.toys", str(folder), str(STEPS), json.dumps(given)]
 
 
-def drive(folder: Path, **given: Any) -> subprocess.Popen[str]:
-    """Start a training of two workers on a private Ray."""
-    folder.mkdir(exist_ok=True)
+def drive(folder: Path, *hold: int, pause_s: float = 0.0) -> subprocess.Popen[str]:
+    """Start a training of two workers on a private Ray; it waits for `let_go` before the steps to hold at."""
     return subprocess.Popen(
-        command(folder, **given), cwd=ROOT, env=os.environ | ENVIRONMENT, text=True, start_new_session=True,
+        command(folder, *hold, pause_s=pause_s), cwd=ROOT, env=os.environ | ENVIRONMENT, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def let_go(folder: Path, step: int = HELD) -> None:
+    """Let a training go on that waits before a step."""
+    (folder / f"go{step}").touch()
 
 
 def end(run: subprocess.Popen[str], code: int = 0) -> str:
@@ -77,9 +83,9 @@ def same(folder: Path, undisturbed: Path) -> None:
     assert [line["generator_loss"] for line in lines] == [metrics["generator_loss"] for metrics, _ in usual]
 
 
-def at_step(folder: Path, step: int) -> Callable[[], bool]:
-    """Return the condition that a training's log has come to a step."""
-    return lambda: any(line["step"] >= step for line in read_log(folder / "training"))
+def wait(folder: Path, run: subprocess.Popen[str], step: int = HELD) -> None:
+    """Wait until a training waits."""
+    wait_until(lambda: [line["step"] for line in read_log(folder / "training")][-1:] == [step], run, 400)
 
 
 def workers(folder: Path) -> list[tuple[str, int]]:
@@ -99,36 +105,40 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_worker(tmp_path: Path, undisturbed: Path) -> None:
-    run = drive(tmp_path)
-    wait_until(at_step(tmp_path, 8), run, 400)
+    run = drive(tmp_path, HELD)
+    wait(tmp_path, run)
     os.kill(workers(tmp_path)[-1][1], signal.SIGKILL)
+    let_go(tmp_path)
     end(run)
-    assert len(workers(tmp_path)) == 4
+    assert len(workers(tmp_path)) >= 4
     same(tmp_path, undisturbed)
 
 
 def test_killed_driver_and_the_same_command(tmp_path: Path, undisturbed: Path) -> None:
-    run = drive(tmp_path)
-    wait_until(at_step(tmp_path, 8), run, 400)
+    run = drive(tmp_path, HELD)
+    wait(tmp_path, run)
     run.kill()
     run.communicate(timeout=60)
-    assert checkpoint.about(checkpoint.newest(tmp_path / "training"))["step"] < STEPS
-    assert "going on at step" in end(drive(tmp_path))
+    let_go(tmp_path)
+    assert "going on at step 5 of 24" in end(drive(tmp_path, HELD))
     same(tmp_path, undisturbed)
-    assert '"before": true' in end(drive(tmp_path))
+    assert '"before": true' in end(drive(tmp_path, HELD))
 
 
 def test_told_to_stop_while_another_driver_is_refused(tmp_path: Path, undisturbed: Path) -> None:
-    run = drive(tmp_path)
-    wait_until(at_step(tmp_path, 7), run, 400)
-    assert "is in use" in end(drive(tmp_path), ExitCode.ENVIRONMENT)
+    run = drive(tmp_path, HELD, pause_s=0.2)
+    wait(tmp_path, run)
+    assert "is in use" in end(drive(tmp_path, HELD), ExitCode.ENVIRONMENT)
     run.send_signal(signal.SIGTERM)
+    assert run.stderr is not None
+    assert any("SIGTERM: stopping after the step under way" in line for line in run.stderr)
+    let_go(tmp_path)
     end(run, ExitCode.STOPPED)
-    # A checkpoint of the step at which it stopped, whether one was due or not: nothing was lost.
+    # A checkpoint of the step under way, whether one was due or not.
     stopped = checkpoint.about(checkpoint.newest(tmp_path / "training"))
-    assert 7 <= stopped["step"] == read_log(tmp_path / "training")[-1]["step"] < STEPS
+    assert HELD < stopped["step"] == read_log(tmp_path / "training")[-1]["step"] < STEPS
     assert not stopped["finished"]
-    assert f"going on at step {stopped['step']}" in end(drive(tmp_path))
+    assert f"going on at step {stopped['step']} of {STEPS}" in end(drive(tmp_path))
     same(tmp_path, undisturbed)
 
 
@@ -149,29 +159,30 @@ def hosts(all_hosts: Hosts) -> Hosts:
     return all_hosts
 
 
-def drive_on(hosts: Hosts, folder: Path, **given: Any) -> subprocess.Popen[str]:
+def drive_on(hosts: Hosts, folder: Path, *hold: int) -> subprocess.Popen[str]:
     """Start a training of two workers on the hosts."""
-    environment = {**ENVIRONMENT, "RAY_ADDRESS": hosts.ray_address}
-    return hosts.run(0, command(folder, **given), environment=environment)
+    return hosts.run(0, command(folder, *hold), environment={**ENVIRONMENT, "RAY_ADDRESS": hosts.ray_address})
 
 
 def test_a_host_that_loses_power(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
-    run = drive_on(hosts, tmp_path)
-    wait_until(at_step(tmp_path, 8), run, 400)
+    run = drive_on(hosts, tmp_path, HELD)
+    wait(tmp_path, run)
     names = [host for host, _ in workers(tmp_path)]
     assert len(set(names)) == 2
     (lost,) = [number for number in range(1, 4) if hosts.name(number) == names[-1]]
     hosts.power_off(lost)
+    let_go(tmp_path)
     end(run)
-    later = {host for host, _ in workers(tmp_path)[2:]}
+    later = [host for host, _ in workers(tmp_path)[-2:]]
     assert hosts.name(lost) not in later
-    assert len(later) == 2
+    assert len(set(later)) == 2
     same(tmp_path, undisturbed)
 
 
 def test_a_host_whose_end_is_announced(hosts: Hosts, tmp_path: Path, undisturbed: Path) -> None:
-    run = drive_on(hosts, tmp_path, pause_s=0.5)
-    wait_until(at_step(tmp_path, 6), run, 400)
+    later = HELD + 3
+    run = drive_on(hosts, tmp_path, HELD, later)
+    wait(tmp_path, run)
     name = workers(tmp_path)[-1][0]
     code = (
         "from ray._raylet import GcsClient\n"
@@ -181,16 +192,17 @@ def test_a_host_whose_end_is_announced(hosts: Hosts, tmp_path: Path, undisturbed
     node = hosts.run(0, [sys.executable, "-c", code]).communicate(timeout=60)[0].strip()
     drain = [
         "ray", "drain-node", "--address", hosts.ray_address, "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message", "to be reclaimed", "--deadline-remaining-seconds", "20",
+        "--reason-message", "to be reclaimed", "--deadline-remaining-seconds", "600",
     ]  # fmt: skip
     drained = hosts.run(0, drain)
-    said = drained.communicate(timeout=60)
+    said = drained.communicate(timeout=120)
     assert drained.returncode == 0, said
-
-    def between() -> bool:
-        steps = [checkpoint.about(one)["step"] for one in checkpoint.found(tmp_path / "training")]
-        return any(step % EVERY.checkpoint_every for step in steps)
-
-    wait_until(between, run, 400)
+    # Ray's controller asks for announcements every second here, and tells the workers.
+    time.sleep(15)
+    let_go(tmp_path)
+    wait(tmp_path, run, later)
+    # None is due at this step.
+    assert HELD + 1 in [checkpoint.about(one)["step"] for one in checkpoint.found(tmp_path / "training")]
+    let_go(tmp_path, later)
     end(run)
     same(tmp_path, undisturbed)

@@ -101,6 +101,8 @@ class ToyPair(Experiment):
     def batches(self, start_step: int, steps: int, mine: tuple[int, ...]) -> Iterator[list[Batch]]:
         for step in range(start_step, steps):
             time.sleep(self.settings.get("pause_s", 0.0))
+            while step in self.settings.get("hold", ()) and not Path(self.settings["gates"], f"go{step}").exists():
+                time.sleep(0.05)
             yield [self._batch(step, number) for number in mine]
 
     def validation(self, rank: int, world: int) -> Iterator[Batch]:

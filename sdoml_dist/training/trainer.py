@@ -28,6 +28,7 @@ logger = logging.getLogger("sdoml")
 
 IDENTITY = "training.json"
 _POLL_S = 0.2
+_ANSWER_S = 10.0
 # What may differ between runs that go on with one training.
 _FREE = ("settings.config.workers.", "settings.config.watching.", "settings.config.output")
 _FREE_ENDS = ("training.steps", "data.threads")
@@ -240,8 +241,8 @@ def _fit(
             follower.look()
             if handler.requested and not asked:
                 asked = True
+                ray.wait([control.stop.remote()], timeout=_ANSWER_S)
                 logger.info("%s: stopping after the step under way", handler.reason)
-                control.stop.remote()
             handler.check()
     noted = ray.get(control.failure.remote())
     if noted is not None:
