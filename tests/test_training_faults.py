@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -94,6 +95,14 @@ def workers(folder: Path) -> list[tuple[str, int]]:
     return [(host, int(process)) for host, process in lines]
 
 
+def lives(process: int) -> bool:
+    """Return whether a process computes; nobody may have taken notice of its end."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train in two processes without Ray and with nothing in the way."""
@@ -119,6 +128,11 @@ def test_killed_driver_and_the_same_command(tmp_path: Path, undisturbed: Path) -
     wait(tmp_path, run)
     run.kill()
     run.communicate(timeout=60)
+    # A private Ray ends soon after its driver.
+    deadline = time.monotonic() + 120
+    while any(lives(process) for _, process in workers(tmp_path)):
+        assert time.monotonic() < deadline, "workers outlive their driver"
+        time.sleep(0.1)
     let_go(tmp_path)
     assert "going on at step 5 of 24" in end(drive(tmp_path, HELD))
     same(tmp_path, undisturbed)
