@@ -26,7 +26,7 @@ from sdoml_dist.experiments.translation import (
     TranslationData,
     TranslationNetwork,
 )
-from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly
+from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly, mean_of
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.drawing import contrast, draw
@@ -185,8 +185,7 @@ def evaluate(
     pairs, training = trained.part(part), trained.part("train")
     experiment = trained.experiment
     known = [trained.true(training.read(np.array([row])))[0] for row in evenly(training, BASELINE_IMAGES)]
-    valid = np.isfinite(known).sum(axis=0)
-    mean = np.where(valid > 0, np.nansum(known, axis=0) / np.maximum(valid, 1), np.nan)
+    mean = mean_of(known)
     mask, block = disc_mask(experiment.size), scaled(_BLOCK, experiment.size)
     found: dict[str, list[np.ndarray]] = {"network": [], "mean image": []}
     for row in evenly(pairs, most):
@@ -198,7 +197,7 @@ def evaluate(
     count = len(found["network"])
     table = Table(
         f"{experiment.config.name}: {name} from drawings, part {part}, binned by {block}", MEASURES,
-        {who: tuple(np.nanmean(scores, axis=0).tolist()) for who, scores in found.items()},
+        {who: tuple(mean_of(scores).tolist()) for who, scores in found.items()},
         dict.fromkeys(found, count), trained.about(part) | {"block": block, "target": name},
     )  # fmt: skip
     trained.picture(pairs, output)

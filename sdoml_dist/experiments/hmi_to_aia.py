@@ -29,7 +29,7 @@ from sdoml_dist.experiments.translation import (
     TranslationNetwork,
 )
 from sdoml_dist.experiments.translation_pairs import Pairs
-from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly
+from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly, mean_of
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.field_scores import scaled
@@ -199,7 +199,7 @@ class MeanAndField:
     """
 
     def __init__(self, fields: np.ndarray, images: np.ndarray) -> None:
-        self.mean = np.nanmean(images, axis=0)
+        self.mean = mean_of(images)
         x = _logarithm(fields)
         self.level = x.mean(axis=0)
         departure = x - self.level
@@ -257,7 +257,7 @@ def channel_table(trained: Trained, pairs: Pairs, part: str, most: int | None = 
         }
         for who, images in made.items():
             found[who].append(channel_scores(physical[1:], images, mask, block))
-    means = {who: np.nanmean(np.stack(scores), axis=0) for who, scores in found.items()}
+    means = {who: mean_of(scores) for who, scores in found.items()}
     model = experiment.config.network.model
     rows: dict[str, tuple[float, ...]] = {}
     names = experiment.output_names()

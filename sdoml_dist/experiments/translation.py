@@ -345,7 +345,7 @@ class Translation(Experiment):
         ]
         defined = [value for value in found if np.isfinite(value)]
         mean = float(np.mean(defined)) if defined else 0.0
-        return {"loss": torch.tensor(1.0 - mean), "l1": masked_l1(made, batch["target"], mask).cpu()}
+        return {"loss": torch.tensor(1.0 - mean, device=made.device), "l1": masked_l1(made, batch["target"], mask)}
 
     @torch.no_grad()
     def generate(self, network: nn.Module, inputs: Tensor, seeds: Sequence[int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,12 @@ def evenly(pairs: Pairs, most: int | None) -> np.ndarray:
     """Return rows evenly over the time, all of them by default."""
     count = len(pairs.samples)
     return np.arange(count) if most is None else np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+
+
+def mean_of(values: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return the mean along the first axis of what is finite, NaN where nothing is."""
+    stacked = np.asarray(values, np.float64)
+    valid = np.isfinite(stacked)
+    count = valid.sum(axis=0)
+    means: np.ndarray = np.where(count > 0, np.where(valid, stacked, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    return means
