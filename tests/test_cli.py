@@ -35,7 +35,8 @@ def test_the_surface_is_frozen() -> None:
     assert set(VERBS) == {
         "demo", "plan", "prefetch", "build", "update", "status", "inspect", "validate", "quicklook", "tag", "versions",
         "schema", "simulate", "doctor", "diff", "report", "reprocess", "expire", "export", "import",
-        "emergence", "train", "evaluate", "encode", "apply", "decode", "compact", "compression", "flux", "similar", "submit", "history",
+        "emergence", "train", "evaluate", "encode", "apply", "decode", "compact", "compression", "flux", "similar", "submit",
+        "history", "far-side",
     }  # fmt: skip
 
 
