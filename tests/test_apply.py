@@ -169,10 +169,10 @@ def test_a_checkpoint_is_applied_to_a_dataset(
     assert validate(str(output)).valid
 
     # The same command has nothing left to do; another network is refused, and so are one's own observations as output.
-    assert main(["apply", str(folder), str(store), str(output)]) == 0
+    assert main(["apply", str(folder), str(store), str(output), "--shard-slots", "2"]) == 0
     assert capsys.readouterr().out.startswith("0 frames")
     other = saved(tmp_path / "other", config(store, tmp_path), seed=5)
-    assert main(["apply", str(other), str(store), str(output)]) == ExitCode.USAGE
+    assert main(["apply", str(other), str(store), str(output), "--shard-slots", "2"]) == ExitCode.USAGE
     assert "checkpoint" in capsys.readouterr().err
     assert main(["apply", str(folder), str(store), str(store)]) == ExitCode.USAGE
     assert "observations" in capsys.readouterr().err
