@@ -33,8 +33,10 @@ _POLL_S = 0.3
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 # How long a step may take to end its Ray: more than the node's own patience.
 _END_S = 28.0
-# A driver that has lost its cluster, or does not end after a signal.
+# How long a driver that has lost its cluster may take to end; and one that was told to stop, before the five minutes are
+# over that the batch scripts ask SLURM for.
 _DRIVER_S = 60.0
+_DRAIN_S = 220.0
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -213,6 +215,7 @@ class Runner:
     def __init__(self, job: Job, verb: list[str]) -> None:
         self.job, self.verb = job, verb
         self.signal: int | None = None
+        self._since = 0.0
         self._steps: dict[str, subprocess.Popen[bytes]] = {}
         self._driver: subprocess.Popen[bytes] | None = None
         self._gone: set[str] = set()
@@ -250,6 +253,8 @@ class Runner:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         first, self.signal = self.signal is None, number
+        if first:
+            self._since = time.monotonic()
         if first and self._driver is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._driver.send_signal(number)
@@ -291,6 +296,10 @@ class Runner:
                     self._driver.kill()
                     self._driver.wait()
                 return ExitCode.STOPPED if self.signal is not None else ExitCode.ENVIRONMENT
+            if self.signal is not None and time.monotonic() - self._since > _DRAIN_S:
+                logger.info("the run has not ended %.0f s after the signal; it is ended, what is committed is safe", _DRAIN_S)
+                self._driver.kill()
+                return self._driver.wait()
             for name, step in self._steps.items():
                 if name not in self._gone and step.poll() is not None:
                     self._gone.add(name)

@@ -310,9 +310,12 @@ def submit(
         upload = measure(working_folder)
         check(upload, limit_bytes)
         logger.info("%s: %d files, %.1f MB", upload.folder, upload.files, upload.bytes / 1e6)
+        # Ray runs a shell, which would die of SIGTERM at once and leave the driver without a parent: where the first process
+        # of a container is Ray, nobody notices its end.
+        entrypoint = "exec " + shlex.join([python, "-m", "sdoml_dist", *arguments])
         try:
             client.submit_job(
-                entrypoint=shlex.join([python, "-m", "sdoml_dist", *arguments]), submission_id=job,
+                entrypoint=entrypoint, submission_id=job,
                 runtime_env={"working_dir": str(upload.folder), "env_vars": ENVIRONMENT | environment},
                 metadata={"verb": arguments[0], "identity": submission.identity[:1000]},
             )  # fmt: skip
