@@ -231,12 +231,13 @@ def ended(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, st
 @pytest.mark.timeout(600)
 def test_jobs_on_a_real_head(head: tuple[Hosts, dict[str, str]], tmp_path: Path) -> None:
     store = tmp_path / "d"
-    recipe = str(write_recipe(tmp_path, "d", period={"start": "2011-02-15T00:00", "end": "2011-02-15T08:00"}))
+    recipe = str(write_recipe(tmp_path, "d", period={"start": "2011-02-15T00:00", "end": "2011-02-15T10:00"}))
     # Without the token there is no way in, and it is said why that may be.
     code, _, err = ended(run(head, "build", recipe, RAY_AUTH_MODE="disabled"))
     assert code == ExitCode.ENVIRONMENT
     assert "RAY_AUTH_MODE=token" in err
-    first = run(head, "build", recipe)
+    # One actor at first, so that there is time to interfere; how a job runs does not make it another one.
+    first = run(head, "build", recipe, "--set", "resources.maximum_actors=1")
     deadline = time.monotonic() + 300
     while done_frames(str(store)) < 8:
         if first.poll() is not None or time.monotonic() > deadline:
@@ -267,7 +268,7 @@ def test_jobs_on_a_real_head(head: tuple[Hosts, dict[str, str]], tmp_path: Path)
     assert code == ExitCode.FRAMES_FAILED, out + err
     assert "-2 ended with 3" in err
     assert "resumed:" in out
-    assert done_frames(str(store)) == 160
+    assert done_frames(str(store)) == 200
     assert ended(run(head, "versions", str(store)))[0] == 0
     # What only the cluster can find wrong comes back as well.
     code, out, err = ended(run(head, "validate", "/nowhere"))
