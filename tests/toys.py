@@ -166,7 +166,9 @@ def main(output: str, steps: int, given: dict[str, Any]) -> int:
 
     try:
         workers = Workers(number=2, cpus=1, drain_s=120)
-        outcome = train(Pair, SETTINGS | given, output, settings(steps, ema=0.9), EVERY, workers)
+        how = settings(steps, ema=0.9)
+        # When it waits changes nothing in the training.
+        outcome = train(Pair, SETTINGS | given, output, how, EVERY, workers, identity=SETTINGS)
     except SdomlError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
