@@ -1,0 +1,175 @@
+"""Jobs on a real SLURM of two nodes: builds, requeues, lost nodes, neighbours, arrays, a training."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdoml_dist.cli import main
+from sdoml_dist.engine.run import build
+from sdoml_dist.errors import ExitCode
+from sdoml_dist.recipe_file import load_recipe, parse_recipe
+from sdoml_dist.training.checkpoint import newest
+from sdoml_dist.training.log import read_log
+from tests.conftest import ROOT, small
+from tests.servers.slurm import Slurm, slurm_cluster
+from tests.test_build import contents, same
+from tests.test_crash import done_frames, write_recipe
+from tests.test_latent_space import config_file
+from tests.test_nodes import nodes_used
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PERIOD = {"start": "2011-02-15T00:00", "end": "2011-02-15T06:00"}
+RAY, ARRAY = str(ROOT / "slurm/sdoml_ray.sbatch"), str(ROOT / "slurm/sdoml_array.sbatch")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    with slurm_cluster(2, tmp_path_factory.mktemp("slurm")) as slurm:
+        yield slurm
+
+
+@pytest.fixture(scope="module")
+def expected(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("expected")
+    build(load_recipe(write_recipe(folder, "whole", period=PERIOD)))
+    return contents(str(folder / "whole"))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of submission, with a site file: a private folder of each host for sockets, our Python."""
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/site.env").write_text(
+        f"SDOML_PYTHON={sys.executable}\nSDOML_TMP=/tmp/ray\nOMP_NUM_THREADS=1\nPYTHONPATH={ROOT}\n"
+    )
+    # What pytest's own Ray has put there must not reach the jobs.
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def submit(slurm: Slurm, folder: Path, script: str, *arguments: str, cpus: int = 1, nodes: int = 2) -> int:
+    options = [f"--cpus-per-task={cpus}", "--mem=2900M", "--time=10"]
+    if script == RAY:
+        options.append(f"--nodes={nodes}")
+    first = [argument for argument in arguments if argument.startswith("--array=")]
+    return slurm.submit(*options, *first, script, *[one for one in arguments if one not in first], cwd=folder)
+
+
+def log(folder: Path, job: int) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.glob(f"sdoml*-{job}*.log")))
+
+
+def wait_for(condition: Callable[[], bool], told: Callable[[], str], timeout: float = 180) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
+
+
+def ended(slurm: Slurm, job: int, folder: Path) -> dict[str, str]:
+    """Wait for a job's end; nothing of it may be left on the nodes."""
+    (found,) = slurm.wait(job)
+    assert not (slurm.hosts.folder / f"ray1/r{job}").exists(), log(folder, job)
+    assert not list((folder / f"sdoml-job-{job}").glob("token"))
+    return found
+
+
+def test_two_jobs_on_the_same_nodes(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
+    """Both build over both nodes at once; each is complete, and bit-identical to a build on one machine."""
+    jobs = {name: submit(slurm, site, RAY, "build", str(write_recipe(site, name, period=PERIOD))) for name in ("a", "b")}
+    ports = []
+    for name, job in jobs.items():
+        found = ended(slurm, job, site)
+        assert (found["JobState"], found["ExitCode"]) == ("FAILED", f"{ExitCode.FRAMES_FAILED}:0"), log(site, job)
+        same(expected, contents(str(site / name)))
+        assert len(nodes_used(site / name)) == 2
+        ports.append(set(map(int, re.findall(r"-port=(\d{5})", log(site, job)))))
+        assert "--num-cpus=1 --num-gpus=0" in log(site, job)
+    assert len(ports[0]) >= 8
+    assert not ports[0] & ports[1]
+
+
+def test_the_time_limit_drains_and_requeues(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
+    recipe = write_recipe(site, "d", period=PERIOD)
+    job = submit(slurm, site, RAY, "build", str(recipe))
+    wait_for(lambda: done_frames(str(site / "d")) >= 8, lambda: log(site, job))
+    # As --signal=B:USR1@300 sends it.
+    slurm.command("scancel", "--batch", "--signal=USR1", str(job))
+    wait_for(lambda: slurm.jobs(job)[0]["Restarts"] == "1", lambda: log(site, job))
+    found = ended(slurm, job, site)
+    assert found["ExitCode"] == f"{ExitCode.FRAMES_FAILED}:0"
+    told = log(site, job)
+    assert "Stopped by SIGUSR1" in told
+    assert "ended with 75" in told
+    assert "resumed:" in told
+    same(expected, contents(str(site / "d")))
+
+
+def test_a_node_that_loses_power(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
+    recipe = write_recipe(site, "d", period=PERIOD)
+    job = submit(slurm, site, RAY, "build", str(recipe))
+    wait_for(lambda: done_frames(str(site / "d")) >= 8, lambda: log(site, job))
+    slurm.power_off(2)
+    found = ended(slurm, job, site)
+    assert found["ExitCode"] == f"{ExitCode.FRAMES_FAILED}:0", log(site, job)
+    same(expected, contents(str(site / "d")))
+    slurm.start_node(2)
+    wait_for(lambda: slurm.idle() == 2, slurm.hosts.logs)
+
+
+def test_a_failed_part_is_done_again_by_the_printed_expression(slurm: Slurm, site: Path, ray_cluster: Any) -> None:
+    files = site / "files"
+    simulated = write_recipe(site, "simulated", source={"kind": "simulator", "simulation": {"pixels": 128}})
+    assert main(["simulate", str(simulated), "-o", str(files)]) == 0
+    source = {"kind": "files", "url": str(files), "pixels": 128}
+    recipe = write_recipe(site, "d", source=source)
+    damaged = sorted(files.rglob("*171*.fits"))[20]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) * 6 // 10])
+    job = submit(slurm, site, ARRAY, "--array=1-3", "3", "build", str(recipe))
+    codes = {task["ArrayTaskId"]: task["ExitCode"] for task in slurm.wait(job)}
+    assert codes == {"1": "0:0", "2": f"{ExitCode.FRAMES_FAILED}:0", "3": "0:0"}, log(site, job)
+    status = [sys.executable, "-m", "sdoml_dist", "status", str(site / "d"), "--array-expression", "3"]
+    expression = slurm.command(*status).stdout.strip()
+    assert expression == "2"
+    damaged.write_bytes(whole)
+    job = submit(slurm, site, ARRAY, f"--array={expression}", "3", "build", str(recipe), "--retry", "failed")
+    assert [task["ExitCode"] for task in slurm.wait(job)] == ["0:0"], log(site, job)
+    assert slurm.command(*status).stdout.strip() == ""
+    # Last, because a frame remembers the state of its file.
+    build(load_recipe(write_recipe(site, "whole", source=source)))
+    same(contents(str(site / "whole")), contents(str(site / "d")))
+
+
+def test_a_training_over_two_nodes(slurm: Slurm, site: Path, ray_cluster: Any) -> None:
+    """Two workers of one CPU on nodes of one CPU each: the group spans both."""
+    url = str(site / "d")
+    build(
+        parse_recipe(
+            small(
+                url, period={"start": "2011-02-10", "end": "2011-02-11"}, cadence="1h", grid={"pixels": 128},
+                source={"kind": "simulator", "simulation": {"pixels": 256}}, chunking={"shard_slots": 6},
+            )
+        )
+    )  # fmt: skip
+    config = config_file(
+        site, url, data={
+            "store": {"url": url}, "channels": ["171A", "304A"], "statistics_samples": 8, "threads": 1,
+            "split": {"kind": "blocks", "fractions": {"train": 0.7, "validation": 0.3}, "block": "3h", "gap": "0s"},
+        },
+        workers={"number": 2, "cpus": 1},
+    )  # fmt: skip
+    job = submit(slurm, site, RAY, "train", str(config))
+    found = ended(slurm, job, site)
+    assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), log(site, job)
+    assert "step 6" in log(site, job)
+    assert [line["step"] for line in read_log(site / "run")] == list(range(1, 7))
+    assert newest(site / "run") is not None
