@@ -128,7 +128,7 @@ def test_the_demo_runs_as_the_readme_says(tmp_path: Path) -> None:
 
 def test_readme_recipes_and_verbs_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for verb in re.findall(r"^sdoml (\w+)", readme, re.M):
+    for verb in re.findall(r"^sdoml ([\w-]+)", readme, re.M):
         assert verb in VERBS
     for name in re.findall(r"^\| `([\w-]+)` \|", readme, re.M):
         assert (ROOT / f"jobs/recipes/{name}.yaml").is_file()
