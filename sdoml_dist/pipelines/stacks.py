@@ -161,7 +161,7 @@ class StackPipeline:
         ((name, content),) = frame.files.items()
         raw, header = read_fits(content)
         made = calibrate_hmi({name: raw}, header, bundle, self.settings)
-        image = made.image.reshape(made.image.shape[-2:])
+        image: np.ndarray = made.image.reshape(made.image.shape[-2:])
         keywords = made.keywords
         pointing = Pointing(
             *(float(keywords[key]) for key in ("CRPIX1", "CRPIX2", "CDELT1", "CDELT2", "CROTA2", "RSUN_OBS"))
