@@ -162,24 +162,55 @@ class Hosts:
 
     def revive(self, cpus: Sequence[int]) -> None:
         """Make every host of a Ray cluster live and reachable again, after whatever happened to it."""
-        for host, number in enumerate(cpus):
+        for host in range(len(cpus)):
             self.link(host, up=True)
-            # A raylet that was cut off ends itself once it hears that it was given up.
-            if host in self._processes and host not in self.nodes():
-                self.power_off(host)
-            if host not in self._processes:
-                self.start_ray(host, number)
+        for _ in range(3):
+            living = self.nodes()
+            lost = [host for host in range(len(cpus)) if host not in living]
+            assert 0 not in lost, "the head is gone: " + self.logs()
+            if not lost:
+                break
+            for host in lost:
+                # A raylet that was cut off ends itself once it hears that it was given up.
+                if host in self._processes:
+                    self.power_off(host)
+                self.start_ray(host, cpus[host])
+            for host in lost:
+                self._joined(host)
         self.wait_for_nodes(len(cpus))
 
+    def _joined(self, host: int, timeout: float = 120) -> bool:
+        """Wait until a host's Ray node lives, or has given itself up: Ray does so where it takes too long to start."""
+        deadline = time.monotonic() + timeout
+        while self.process(host) is not None and time.monotonic() < deadline:
+            if host in self.nodes():
+                return True
+        return False
+
+    def start_cluster(self, cpus: Sequence[int]) -> None:
+        """Start Ray on every host, the head first; those that give themselves up on a busy machine once more."""
+        waiting = list(enumerate(cpus))
+        for _ in range(4):
+            # The others give up soon where there is no head yet.
+            now = waiting[:1] if waiting[0][0] == 0 else waiting
+            for host, number in now:
+                self.start_ray(host, number)
+            lacking = [(host, number) for host, number in now if not self._joined(host)]
+            for host, _number in lacking:
+                self.power_off(host)
+            waiting = lacking + waiting[len(now) :]
+            if not waiting:
+                return
+        raise AssertionError("Ray's nodes did not come up: " + self.logs())
+
     def nodes(self) -> set[int]:
-        """Return the hosts whose Ray nodes live."""
+        """Return the hosts whose Ray nodes live; none if there is no head."""
         code = (
             "from ray._raylet import GcsClient\n"
             f"nodes = GcsClient(address='{self.ray_address}').get_all_node_info(timeout=20).values()\n"
             "print(*(node.node_manager_address for node in nodes if node.state == 0))\n"
         )
-        out, err = self.run(0, [sys.executable, "-c", code]).communicate(timeout=90)
-        assert out.strip(), err
+        out, _ = self.run(0, [sys.executable, "-c", code]).communicate(timeout=120)
         return {int(address.rsplit(".", 1)[1]) - 1 for address in out.split()}
 
     def link(self, host: int, *, up: bool) -> None:
@@ -301,12 +332,7 @@ def ray_hosts(cpus: Sequence[int], folder: Path, others: int = 0) -> Iterator[Ho
         pytest.skip(f"no hosts can be made here: {reason}")
     hosts = Hosts(len(cpus) + others, folder)
     try:
-        for host, number in enumerate(cpus):
-            hosts.start_ray(host, number)
-            if host == 0:
-                # The others give up soon where there is no head yet.
-                hosts.wait_for_nodes(1)
-        hosts.wait_for_nodes(len(cpus))
+        hosts.start_cluster(cpus)
         yield hosts
     finally:
         hosts.close()
