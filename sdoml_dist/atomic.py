@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+if TYPE_CHECKING:
+    import fsspec
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -26,6 +27,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def put(filesystem: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
     """Write a file of any fsspec file system; object stores show an object only when it is whole."""
+    # The command line imports this module and is to show its help at once.
+    from fsspec.implementations.local import LocalFileSystem
+
     if isinstance(filesystem, LocalFileSystem):
         write_atomic(Path(path), data)
     else:
