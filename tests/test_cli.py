@@ -52,7 +52,7 @@ def test_help_is_fast_and_loads_neither_ray_nor_torch() -> None:
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
         best = min(best, time.perf_counter() - start)
-    assert best < 0.5
+    assert best < 1.0
 
 
 def test_imports_point_one_way() -> None:
