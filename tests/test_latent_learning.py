@@ -1,4 +1,4 @@
-"""The sigma-VAE learns: suns that it has not seen it gives back better than a linear code of the same length does."""
+"""The sigma-VAE learns: it gives suns back, and those that it has not seen better than a linear code of the same length does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdoml_dist.training.order import Order
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CHANNELS = ("171A", "211A")
-SIZE, LATENT, STEPS = 128, 8, 1000
+SIZE, LATENT, STEPS = 128, 16, 1600
 
 
 class OneQuietSun(SunModel):
@@ -83,7 +83,7 @@ def test_it_gives_back_suns_it_has_not_seen_better_than_a_linear_code() -> None:
                 "data": {"store": {"url": "memory"}, "channels": CHANNELS},
                 "network": {"latent": LATENT, "narrowing": 16, "sigma": "channel"},
                 "training": {
-                    "steps": STEPS, "global_batch": 16, "micro_batch": 16, "learning_rate": 2e-3, "schedule": "cosine",
+                    "steps": STEPS, "global_batch": 16, "micro_batch": 16, "learning_rate": 3e-3, "schedule": "cosine",
                     "warmup_steps": 50,
                 },
             },
@@ -96,13 +96,23 @@ def test_it_gives_back_suns_it_has_not_seen_better_than_a_linear_code() -> None:
         loop.run(told.append)
         network: nn.Module = loop.networks["model"].eval()
         with torch.no_grad():
-            made = network.reconstruct(inputs[held]).numpy()
+            made = torch.cat([network.reconstruct(some) for some in inputs.split(16)]).numpy()
     finally:
         torch.set_num_threads(threads)
     components = PrincipalComponents.fit(inputs[~held].numpy().copy(), LATENT)
     linear = components.reconstruct(inputs[held].numpy())
-    errors = {
-        name: float(np.mean((found - inputs[held].numpy()) ** 2)) for name, found in (("vae", made), ("pca", linear))
-    }
-    assert errors["vae"] < errors["pca"]
+    true = inputs[held].numpy()
+    errors = {name: float(np.mean((found - true) ** 2)) for name, found in (("vae", made[held]), ("pca", linear))}
+    assert errors["vae"] < 0.9 * errors["pca"], errors
+    drawn = transforms.to_physical(made.astype(np.float64))
+    for channel, name in enumerate(CHANNELS):
+        found = np.array(
+            [
+                np.corrcoef(a.ravel(), b.ravel())[0, 1]
+                for a, b in zip(drawn[:, channel], images[:, channel], strict=True)
+            ]
+        )
+        # The paper encodes and gives back all suns that it has; those held out here lie up to twelve hours from any other.
+        assert found.mean() > 0.9, (name, found.mean())
+        assert found[held].mean() > 0.88, (name, found[held].mean())
     assert np.isfinite(told[-1].metrics["loss"])
