@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -40,7 +40,7 @@ from sdoml_dist.experiments.translation_pairs import Pairs
 from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.field_scores import MEASURES, REGIONS, FieldScores, Regression
-from sdoml_dist.solar.translation import RANGES, ValueRange, disc_mask, reference_times, to_disc_median
+from sdoml_dist.solar.translation import RANGES, ValueRange, reference_times, to_disc_median
 from sdoml_dist.store.align import nearest_good
 from sdoml_dist.training.parts import Months, RandomMonths, Split
 from sdoml_dist.training.samples import Samples
@@ -105,10 +105,9 @@ class FarSide(Translation):
     )
 
     @classmethod
-    def prepare(cls, config: FarSideConfig, folder: Path) -> dict[str, Any]:
-        """Pin the dataset at its snapshot."""
-        samples = _find(config, config.data.version)
-        return {"snapshot": samples.snapshot, "pixels": samples.pixels}
+    def sampled(cls, config: FarSideConfig) -> tuple[tuple[str, ...], Split]:
+        """Return the channels of a sample and the split of the paper."""
+        return (*_EUV[config.network.version], config.data.field), _SPLITS[config.network.version]
 
     def _design(self) -> Design:
         return DESIGNS[_DESIGNS[self.config.network.version]]
@@ -131,7 +130,7 @@ class FarSide(Translation):
     def groups(self) -> tuple[Samples, ...]:
         """Return the samples and, in version 3, what was seen of the same longitudes a rotation before."""
         config = self.config
-        samples = _find(config, self.prepared["snapshot"])
+        samples = self.find(config, self.prepared["snapshot"])
         if config.network.version < 3:
             return (samples,)
         data, cadence = config.data, int(samples.settings["cadence_s"])
@@ -147,11 +146,6 @@ class FarSide(Translation):
         published = RANGES[_FIELD_RANGES[self.config.network.version]]
         limit = self.config.data.limit_gauss
         return published if limit is None else ValueRange("linear", -limit, limit, limited=published.limited)
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """Where there are targets, shape (size, size)."""
-        return disc_mask(self.size, self.config.data.limb)
 
     def applied_inputs(self) -> tuple[str, ...]:
         """Return the EUV channels."""
@@ -195,14 +189,6 @@ class FarSide(Translation):
     def decode(self, made: np.ndarray) -> np.ndarray:
         """Return the field in gauss, NaN beyond the limb."""
         return np.where(self.mask, self.field_range.to_physical(made), np.asarray(np.nan, made.dtype))
-
-
-def _find(config: FarSideConfig, version: str | None) -> Samples:
-    data = config.data
-    return Samples.find(
-        data.store, (*_EUV[config.network.version], data.field), version=version, cadence=data.cadence,
-        tolerance=data.tolerance, split=data.split or _SPLITS[config.network.version],
-    )  # fmt: skip
 
 
 def with_reference(samples: Samples, reference: Samples, tolerance_s: int) -> tuple[Samples, Samples]:

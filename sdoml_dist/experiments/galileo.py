@@ -9,9 +9,8 @@ beside the network stands the mean image of the training part.
 from __future__ import annotations
 
 import zlib
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import field_validator
@@ -32,8 +31,7 @@ from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.drawing import contrast, draw
 from sdoml_dist.solar.field_scores import scaled
 from sdoml_dist.solar.translation import RANGES, ValueRange, disc_mask
-from sdoml_dist.training.parts import Months
-from sdoml_dist.training.samples import Samples
+from sdoml_dist.training.parts import Months, Split
 
 _FIELDS = ("M_720s", "M_45s", "Bz")
 _CONTINUA = ("Ic_720s", "Ic_45s")
@@ -78,10 +76,9 @@ class Galileo(Translation):
     )
 
     @classmethod
-    def prepare(cls, config: GalileoConfig, folder: Path) -> dict[str, Any]:
-        """Pin the dataset at its snapshot."""
-        samples = _find(config, config.data.version)
-        return {"snapshot": samples.snapshot, "pixels": samples.pixels}
+    def sampled(cls, config: GalileoConfig) -> tuple[tuple[str, ...], Split]:
+        """Return the channels of a sample and the split of the paper."""
+        return tuple(dict.fromkeys((config.data.continuum, config.data.target))), _SPLIT
 
     def _design(self) -> Design:
         return DESIGNS["kim2019"]
@@ -93,15 +90,6 @@ class Galileo(Translation):
     def output_names(self) -> tuple[str, ...]:
         """Return the target."""
         return (self.config.data.target,)
-
-    def groups(self) -> tuple[Samples, ...]:
-        """Return the samples."""
-        return (_find(self.config, self.prepared["snapshot"]),)
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """The disc, shape (size, size)."""
-        return disc_mask(self.size, self.config.data.limb)
 
     @property
     def values(self) -> ValueRange:
@@ -154,15 +142,6 @@ class Galileo(Translation):
         if self.config.data.target in AIA:
             return physical
         return np.where(self.mask, physical, np.asarray(np.nan, physical.dtype))
-
-
-def _find(config: GalileoConfig, version: str | None) -> Samples:
-    data = config.data
-    channels = dict.fromkeys((data.continuum, data.target))
-    return Samples.find(
-        data.store, tuple(channels), version=version, cadence=data.cadence, tolerance=data.tolerance,
-        split=data.split or _SPLIT,
-    )  # fmt: skip
 
 
 def evaluate(

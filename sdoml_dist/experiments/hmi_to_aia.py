@@ -13,9 +13,8 @@ image of the training part plus a linear function of the logarithm of |B|.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -34,8 +33,7 @@ from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.field_scores import scaled
 from sdoml_dist.solar.translation import RANGES, ValueRange, block_means, correlation, disc_mask
-from sdoml_dist.training.parts import Periods
-from sdoml_dist.training.samples import Samples
+from sdoml_dist.training.parts import Periods, Split
 
 MEASURES = ("CC", "RE", "PPE10", "PPE50")
 # Park et al. 2019: mean correlations on the test part of models A and B.
@@ -105,10 +103,9 @@ class HmiToAia(Translation):
     )
 
     @classmethod
-    def prepare(cls, config: HmiToAiaConfig, folder: Path) -> dict[str, Any]:
-        """Pin the dataset at its snapshot."""
-        samples = _find(config, config.data.version)
-        return {"snapshot": samples.snapshot, "pixels": samples.pixels}
+    def sampled(cls, config: HmiToAiaConfig) -> tuple[tuple[str, ...], Split]:
+        """Return the channels of a sample and the split of the paper."""
+        return (config.data.field, *config.data.channels), _SPLIT
 
     def _design(self) -> Design:
         return DESIGNS["park2019" if self.config.network.model == "A" else "kim2019"]
@@ -121,15 +118,6 @@ class HmiToAia(Translation):
         """Return the channels of AIA."""
         channels: tuple[str, ...] = self.config.data.channels
         return channels
-
-    def groups(self) -> tuple[Samples, ...]:
-        """Return the samples."""
-        return (_find(self.config, self.prepared["snapshot"]),)
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """Where the field counts, shape (size, size)."""
-        return disc_mask(self.size, self.config.data.limb)
 
     def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
         """Return network inputs of the field."""
@@ -148,14 +136,6 @@ class HmiToAia(Translation):
     def decode(self, made: np.ndarray) -> np.ndarray:
         """Return the emission in DN/s."""
         return RANGES["aia"].to_physical(made)
-
-
-def _find(config: HmiToAiaConfig, version: str | None) -> Samples:
-    data = config.data
-    return Samples.find(
-        data.store, (data.field, *data.channels), version=version, cadence=data.cadence, tolerance=data.tolerance,
-        split=data.split or _SPLIT,
-    )  # fmt: skip
 
 
 def channel_scores(true: np.ndarray, made: np.ndarray, mask: np.ndarray, block: int) -> np.ndarray:

@@ -8,6 +8,7 @@ its split and its table.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,11 +39,11 @@ from sdoml_dist.models.translation_loss import (
 )
 from sdoml_dist.recipe_base import Section, Store, parse_duration
 from sdoml_dist.solar.field_scores import scaled
-from sdoml_dist.solar.translation import BLOCK, LIMB, PUBLISHED_PIXELS, block_means, correlation
+from sdoml_dist.solar.translation import BLOCK, LIMB, PUBLISHED_PIXELS, block_means, correlation, disc_mask
 from sdoml_dist.training.config import Optimisation, Watching, Workers
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.order import Order
-from sdoml_dist.training.parts import SplitField
+from sdoml_dist.training.parts import Split, SplitField
 from sdoml_dist.training.samples import Samples
 
 # Kim et al. 2019 pad images of 1024 pixels by 15 and cut them out at random.
@@ -186,21 +187,46 @@ class Translation(Experiment):
             # This instance trains one network; what its class says is for those that train two.
             self.players = ("generator",)  # type: ignore[misc]
 
+    @abc.abstractmethod
     def _design(self) -> Design:
         """Return the published design."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def input_names(self) -> tuple[str, ...]:
         """Return what the generator sees, in order."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def output_names(self) -> tuple[str, ...]:
         """Return what it makes, in order."""
-        raise NotImplementedError
+
+    @classmethod
+    @abc.abstractmethod
+    def sampled(cls, config: Any) -> tuple[tuple[str, ...], Split]:
+        """Return the channels of a sample, inputs before targets, and how the paper parts time."""
+
+    @classmethod
+    def find(cls, config: Any, version: str | None) -> Samples:
+        """Return the samples of a configuration at a version of its dataset."""
+        data = config.data
+        channels, split = cls.sampled(config)
+        return Samples.find(
+            data.store, channels, version=version, cadence=data.cadence, tolerance=data.tolerance, split=data.split or split
+        )
+
+    @classmethod
+    def prepare(cls, config: Any, folder: Path) -> dict[str, Any]:
+        """Pin the dataset at its snapshot."""
+        samples = cls.find(config, config.data.version)
+        return {"snapshot": samples.snapshot, "pixels": samples.pixels}
 
     def groups(self) -> tuple[Samples, ...]:
         """Return samples whose rows belong together; their channels one after the other are what `encode` gets."""
-        raise NotImplementedError
+        return (self.find(self.config, self.prepared["snapshot"]),)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """The disc within which the field or the drawing counts, shape (size, size)."""
+        return disc_mask(self.size, self.config.data.limb)
 
     def applied_inputs(self) -> tuple[str, ...]:
         """Return the channels that are enough to make outputs.
@@ -212,17 +238,17 @@ class Translation(Experiment):
         """
         return self.input_names()
 
+    @abc.abstractmethod
     def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
         """Return network inputs of the channels of `applied_inputs`, physical, shape (B, channels, Y, X)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return network inputs and targets, float32 without NaN, and where targets count, of (B, channels, Y, X)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decode(self, made: np.ndarray) -> np.ndarray:
         """Return physical values of what the generator made, NaN where there are none; shape (B, D, Y, X)."""
-        raise NotImplementedError
 
     @property
     def size(self) -> int:

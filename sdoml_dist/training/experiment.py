@@ -72,7 +72,7 @@ class Experiment(abc.ABC):
 
     def model(self) -> nn.Module:
         """Return the network with fresh weights, drawn from torch's global generator; where there is one player."""
-        raise NotImplementedError(f"{type(self).__name__} has neither model() nor models()")
+        raise TypeError(f"{type(self).__name__} has neither model() nor models()")
 
     def models(self) -> dict[str, nn.Module]:
         """Return the networks of all players with fresh weights."""
