@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdoml_dist.engine.cluster import connect, grown, ray
-from sdoml_dist.engine.pool import PoolSize
+from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.network_pool import network_pool
 from sdoml_dist.engine.stop import interruptible
-from sdoml_dist.engine.zarr_sink import GROUP, WRITER_CPUS, ShardActor, Written, write_shards
-from sdoml_dist.errors import EnvironmentFault, ExitCode
+from sdoml_dist.engine.zarr_sink import GROUP, ShardActor, Written, write_shards
+from sdoml_dist.errors import ExitCode
 from sdoml_dist.pipelines.apply import ShardApplier, all_slots, application, input_samples, output_recipes
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe
-from sdoml_dist.report.text import human_bytes
 from sdoml_dist.solar.status import has_outcome
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.made import Output, Shard, ShardTask
@@ -123,18 +122,7 @@ def apply(
         if tasks:
             memory = _WORKER_BYTES + _BYTES_PER_PIXEL * applied.pixels**2
             with connect(cpus) as cluster:
-                cluster = grown(cluster, 1, memory)
-                if cluster.largest_node_memory_bytes < memory:
-                    raise EnvironmentFault(
-                        f"A worker takes {human_bytes(memory)} of memory, the largest node offers "
-                        f"{human_bytes(cluster.largest_node_memory_bytes)}.",
-                    )
-                devices = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-                use = devices > 0 if gpus is None else gpus
-                # Something is left to those who write, of a single CPU too.
-                each = 1.0 if cluster.cpus >= 1 + WRITER_CPUS else WRITER_CPUS
-                fit = int(max(1, min(devices if use else cluster.cpus - 1, cluster.memory_bytes // memory)))
-                size = PoolSize(1, fit if cluster.private else len(tasks), each, memory, gpus=1.0 if use else 0.0)
+                size, _ = network_pool(cluster, "A worker", memory, len(tasks), gpus, writers=True)
                 arguments = {
                     "folder": folder, "store": store.model_dump(), "version": samples.snapshot, "batch": batch,
                     "recipes": {name: recipe.model_dump(mode="json") for name, recipe in there.recipes.items()},

@@ -6,16 +6,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from sdoml_dist.engine.cluster import connect, grown, ray
-from sdoml_dist.engine.pool import PoolSize
+from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.network_pool import network_pool
 from sdoml_dist.engine.stop import interruptible
-from sdoml_dist.engine.zarr_sink import GROUP, WRITER_CPUS, ShardActor, Written, write_shards
-from sdoml_dist.errors import EnvironmentFault
+from sdoml_dist.engine.zarr_sink import GROUP, ShardActor, Written, write_shards
 from sdoml_dist.pipelines.decode import ShardDecoder, catalog_slots, decoded_recipes
 from sdoml_dist.pipelines.encode import Trained
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe
-from sdoml_dist.report.text import human_bytes
 from sdoml_dist.store.catalog import open_catalog
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.made import Output, Shard, ShardTask
@@ -84,20 +82,7 @@ def decode(
         written = Written()
         if tasks:
             with connect(cpus) as cluster:
-                cluster = grown(cluster, 1, _WORKER_BYTES)
-                if cluster.largest_node_memory_bytes < _WORKER_BYTES:
-                    raise EnvironmentFault(
-                        f"A decoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "
-                        f"{human_bytes(cluster.largest_node_memory_bytes)}.",
-                    )
-                devices = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-                use = devices > 0 if gpus is None else gpus
-                # Something is left to those who write, of a single CPU too.
-                each = 1.0 if cluster.cpus >= 1 + WRITER_CPUS else WRITER_CPUS
-                fit = int(max(1, min(devices if use else cluster.cpus - 1, cluster.memory_bytes // _WORKER_BYTES)))
-                size = PoolSize(
-                    1, fit if cluster.private else len(tasks), each, _WORKER_BYTES, gpus=1.0 if use else 0.0
-                )
+                size, _ = network_pool(cluster, "A decoder", _WORKER_BYTES, len(tasks), gpus, writers=True)
                 arguments = {
                     "folder": folder, "catalog": catalog.model_dump(),
                     "recipes": {name: recipe.model_dump(mode="json") for name, recipe in there.recipes.items()},

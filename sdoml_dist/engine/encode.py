@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sdoml_dist.engine.cluster import connect, grown, ray
-from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
+from sdoml_dist.engine.cluster import connect, ray
+from sdoml_dist.engine.network_pool import network_pool
+from sdoml_dist.engine.pool import PoolActor, pooled
 from sdoml_dist.engine.stop import interruptible
-from sdoml_dist.errors import EnvironmentFault, ExitCode
+from sdoml_dist.errors import ExitCode
 from sdoml_dist.pipelines.encode import Trained, UnitEncoder, catalog_info, encoding_samples
 from sdoml_dist.recipe_base import Store
-from sdoml_dist.report.text import human_bytes
 from sdoml_dist.store.catalog import CatalogWriter, catalog_units
 from sdoml_dist.store.catalog_folder import CatalogFolder
 from sdoml_dist.training.checkpoint import newest
@@ -130,20 +130,8 @@ def encode(
         }  # fmt: skip
         if left:
             with connect(cpus) as cluster:
-                cluster = grown(cluster, 1, _WORKER_BYTES)
-                if cluster.largest_node_memory_bytes < _WORKER_BYTES:
-                    raise EnvironmentFault(
-                        f"An encoder takes {human_bytes(_WORKER_BYTES)} of memory, the largest node offers "
-                        f"{human_bytes(cluster.largest_node_memory_bytes)}.",
-                    )
-                there = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-                use = there > 0 if gpus is None else gpus
-                fit = int(max(1, min(there if use else cluster.cpus, cluster.memory_bytes // _WORKER_BYTES)))
+                size, fit = network_pool(cluster, "An encoder", _WORKER_BYTES, len(left), gpus)
                 summary.actors = min(fit, len(left))
-                size = PoolSize(
-                    fit if cluster.private else 1, fit if cluster.private else len(left), 1, _WORKER_BYTES,
-                    gpus=1.0 if use else 0.0,
-                )  # fmt: skip
                 with contextlib.closing(pooled(EncodeActor, (arguments,), left, size, _DRAIN_S, _SAFE)) as answers:
                     for answer in answers:
                         if answer is not None:
