@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +28,7 @@ from sdoml_dist.training.config import Optimisation, Watching
 from sdoml_dist.training.loop import Loop, Worker
 from sdoml_dist.training.parts import RandomMonths
 from sdoml_dist.training.samples import Samples
-
-SIZE = 64
+from tests.translation_suns import SIZE, MemoryPairs, Rows
 
 
 def configuration(version: int, **network: Any) -> dict[str, Any]:
@@ -75,15 +72,12 @@ class Rendered(FarSide):
     @property
     def pairs(self) -> Any:  # type: ignore[override]
         physical = observations(self.config.network.version, self.made)
-        return MemoryPairs(self, physical, np.array(["train"] * (self.made - 2) + ["validation"] * 2, object))
+        return LabelledPairs(self, physical, np.array(["train"] * (self.made - 2) + ["validation"] * 2, object))
 
 
-class Rows(SimpleNamespace):
-    def __len__(self) -> int:
-        return len(self.times)
+class LabelledPairs(MemoryPairs):
+    """Samples every twelve hours that are parted by hand."""
 
-
-class MemoryPairs:
     def __init__(self, experiment: FarSide, physical: np.ndarray, labels: np.ndarray) -> None:
         self.experiment, self.values = experiment, physical
         times = np.datetime64("2011-01-01", "ns") + np.arange(len(physical)) * np.timedelta64(12, "h")
@@ -92,23 +86,9 @@ class MemoryPairs:
             counts=lambda: {str(name): int((labels == name).sum()) for name in np.unique(labels)},
         )  # fmt: skip
 
-    def part(self, label: str) -> MemoryPairs:
+    def part(self, label: str) -> LabelledPairs:
         chosen = self.samples.labels == label
-        return MemoryPairs(self.experiment, self.values[chosen], self.samples.labels[chosen])
-
-    def read(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        inputs, target, mask = (torch.from_numpy(one) for one in self.experiment.encode(self.values[rows]))
-        return {"inputs": inputs, "target": target, "mask": mask, "index": torch.from_numpy(rows)}
-
-    def steps(
-        self, order: Any, start: int, stop: int, mine: tuple[int, ...]
-    ) -> Iterator[list[dict[str, torch.Tensor]]]:
-        for step in range(start, stop):
-            yield [self.read(order.micro(*order.position(step), number)) for number in mine]
-
-    def validation(self, micro_batch: int, rank: int, world: int) -> Iterator[dict[str, torch.Tensor]]:
-        for first in range(rank * micro_batch, len(self.values), world * micro_batch):
-            yield self.read(np.arange(first, min(first + micro_batch, len(self.values))))
+        return LabelledPairs(self.experiment, self.values[chosen], self.samples.labels[chosen])
 
 
 def test_values_of_the_versions() -> None:

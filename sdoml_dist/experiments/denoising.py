@@ -38,7 +38,7 @@ from sdoml_dist.solar.geometry import Pointing
 from sdoml_dist.solar.magnetogram_noise import fine_noise, noise_kernel
 from sdoml_dist.store.reader import open_products
 from sdoml_dist.store.template import group_path
-from sdoml_dist.training.config import Optimisation, Watching, Workers
+from sdoml_dist.training.config import ExperimentConfig
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.parts import Blocks, SplitField
 from sdoml_dist.training.reading import Reader
@@ -114,7 +114,7 @@ class DenoisingNetwork(Section):
     """Residual blocks of the shallow generator; published: 9."""
 
 
-class DenoisingConfig(Section):
+class DenoisingConfig(ExperimentConfig):
     """Everything that determines the experiment."""
 
     experiment: Literal["denoising"] = "denoising"
@@ -123,11 +123,6 @@ class DenoisingConfig(Section):
     """Name of the run's folder."""
     data: DenoisingData
     network: DenoisingNetwork = DenoisingNetwork.model_validate({})
-    training: Optimisation = Optimisation.model_validate({})
-    watching: Watching = Watching.model_validate({})
-    workers: Workers = Workers.model_validate({})
-    output: str = "runs"
-    """Folder that every node can reach."""
 
     @model_validator(mode="after")
     def _fits(self) -> DenoisingConfig:

@@ -44,7 +44,7 @@ from sdoml_dist.recipe_base import Section
 from sdoml_dist.report.emergence_forecast import forecast_figure
 from sdoml_dist.solar.emergence_scores import darkened_tiles, detections, scaled_by_region
 from sdoml_dist.solar.emergence_series import INTENSITY, Scales, Series, example_ends
-from sdoml_dist.training.config import Optimisation, Watching, Workers
+from sdoml_dist.training.config import ExperimentConfig
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.order import Order
 
@@ -70,7 +70,7 @@ class Network(Section):
     """Whether the linear part is trained with the network, or stays the regression."""
 
 
-class EmergenceForecastConfig(Section):
+class EmergenceForecastConfig(ExperimentConfig):
     """Everything that determines the experiment."""
 
     experiment: Literal["emergence-forecast"] = "emergence-forecast"
@@ -79,11 +79,6 @@ class EmergenceForecastConfig(Section):
     """Name of the run's folder."""
     data: Data
     network: Network = Network.model_validate({})
-    training: Optimisation = Optimisation.model_validate({})
-    watching: Watching = Watching.model_validate({})
-    workers: Workers = Workers.model_validate({})
-    output: str = "runs"
-    """Folder that every node can reach."""
 
     @model_validator(mode="after")
     def _trainable(self) -> EmergenceForecastConfig:

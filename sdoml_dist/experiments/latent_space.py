@@ -23,7 +23,7 @@ from sdoml_dist.models.vae_loss import beta_vae_loss, sigma_vae_loss
 from sdoml_dist.recipe_base import Section, Store, parse_duration
 from sdoml_dist.report.suns import write_suns
 from sdoml_dist.solar.times import format_fits_time
-from sdoml_dist.training.config import Optimisation, Watching, Workers
+from sdoml_dist.training.config import ExperimentConfig
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.loading import Loader, fit_transforms
 from sdoml_dist.training.order import Order
@@ -88,7 +88,7 @@ class Network(Section):
         return value
 
 
-class LatentSpaceConfig(Section):
+class LatentSpaceConfig(ExperimentConfig):
     """Everything that determines the experiment."""
 
     experiment: Literal["latent-space"] = "latent-space"
@@ -97,11 +97,6 @@ class LatentSpaceConfig(Section):
     """Name of the run's folder."""
     data: Data
     network: Network = Network.model_validate({})
-    training: Optimisation = Optimisation.model_validate({})
-    watching: Watching = Watching.model_validate({})
-    workers: Workers = Workers.model_validate({})
-    output: str = "runs"
-    """Folder that every node can reach."""
 
     @model_validator(mode="after")
     def _fits(self) -> LatentSpaceConfig:

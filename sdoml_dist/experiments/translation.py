@@ -40,7 +40,7 @@ from sdoml_dist.models.translation_loss import (
 from sdoml_dist.recipe_base import Section, Store, parse_duration
 from sdoml_dist.solar.field_scores import scaled
 from sdoml_dist.solar.translation import BLOCK, LIMB, PUBLISHED_PIXELS, block_means, correlation, disc_mask
-from sdoml_dist.training.config import Optimisation, Watching, Workers
+from sdoml_dist.training.config import ExperimentConfig
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.order import Order
 from sdoml_dist.training.parts import Split, SplitField
@@ -155,16 +155,11 @@ class TranslationNetwork(Section):
     """Training images are shifted at random by up to so many pixels; by default 15 of 1024, as published."""
 
 
-class TranslationConfig(Section):
+class TranslationConfig(ExperimentConfig):
     """What all these experiments are configured by."""
 
     name: str = Field("translation", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run's folder."""
-    training: Optimisation = Optimisation.model_validate({})
-    watching: Watching = Watching.model_validate({})
-    workers: Workers = Workers.model_validate({})
-    output: str = "runs"
-    """Folder that every node can reach."""
 
 
 class Translation(Experiment):

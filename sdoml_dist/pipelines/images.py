@@ -22,7 +22,6 @@ from sdoml_dist.solar.products import Bundle
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.sources.base import FrameRecord, Source
 from sdoml_dist.sources.fits import read_fits
-from sdoml_dist.store.statistics import MOMENTS, describe
 
 
 @dataclass
@@ -87,11 +86,8 @@ class ImagePipeline:
                 work.keywords["SOURCE_ID"][row] = frame.record.source_id
             if frame.status.outcome == "ok" and made.images is not None:
                 images = made.images.image.reshape(len(bundle.channels), *made.images.image.shape[-2:])
-                for column, (name, image) in enumerate(zip(bundle.channels, images, strict=True)):
-                    work.values[name][slots[row] - first] = image
-                    values = describe(image, work.histograms[name][row])
-                    for key, value in zip(MOMENTS, values, strict=True):
-                        work.moments[key][row, column] = value
+                for column, image in enumerate(images):
+                    work.store_image(row, column, slots[row] - first, image)
                 work.store_keywords(row, made.images.keywords)
             elif frame.status.outcome == "failed":
                 work.note(f"{unit.bundle} {times[row]}: {frame.status.label}: {frame.detail}")

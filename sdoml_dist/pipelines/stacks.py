@@ -25,7 +25,6 @@ from sdoml_dist.solar.times import slot_times
 from sdoml_dist.solar.tracking import View
 from sdoml_dist.sources.base import FrameRecord, Source
 from sdoml_dist.sources.fits import read_fits
-from sdoml_dist.store.statistics import MOMENTS, describe
 
 CADENCE_S = 45
 """Spacing of the magnetograms (JSOC, hmi.M_45s)."""
@@ -78,12 +77,8 @@ class StackPipeline:
             else:
                 image = None
                 self._account(work, row, found.status, {"source": None, "detail": found.detail or None}, times[row])
-            if image is None:
-                continue
-            name = bundle.channels[0]
-            work.values[name][slots[row] - first] = image
-            for key, value in zip(MOMENTS, describe(image, work.histograms[name][row]), strict=True):
-                work.moments[key][row, 0] = value
+            if image is not None:
+                work.store_image(row, 0, slots[row] - first, image)
         return work
 
     def chosen(self, unit: Unit, slots: np.ndarray) -> np.ndarray:

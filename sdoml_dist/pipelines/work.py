@@ -10,7 +10,7 @@ import numpy as np
 from sdoml_dist.plan import Unit
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.solar.keywords import KeywordSpec
-from sdoml_dist.store.statistics import BINS, MOMENTS
+from sdoml_dist.store.statistics import BINS, MOMENTS, describe
 from sdoml_dist.store.template import NOT_A_TIME
 
 _MOST_DETAILS = 5
@@ -70,6 +70,13 @@ class Work:
             },
             {name: np.zeros((frames, BINS), np.uint32) for name in channels} if images else {},
         )
+
+    def store_image(self, row: int, column: int, place: int, image: np.ndarray) -> None:
+        """Put a frame's image of a channel into its place in the shard, and its statistics into the columns."""
+        name = self.channels[column]
+        self.values[name][place] = image
+        for key, value in zip(MOMENTS, describe(image, self.histograms[name][row]), strict=True):
+            self.moments[key][row, column] = value
 
     def store_keywords(self, row: int, values: dict[str, Any]) -> None:
         """Put a frame's keywords into the columns of all its channels; times become nanoseconds since 1970 UTC."""

@@ -86,3 +86,13 @@ class Workers(Section):
     """Worker and node losses that are survived; -1 for any number. Announced preemptions do not count."""
     drain_s: float = Field(60.0, gt=0)
     """How long a run that is told to stop may take to finish its step and write a checkpoint."""
+
+
+class ExperimentConfig(Section):
+    """What every experiment is configured by, besides its name, its data and its network."""
+
+    training: Optimisation = Optimisation.model_validate({})
+    watching: Watching = Watching.model_validate({})
+    workers: Workers = Workers.model_validate({})
+    output: str = "runs"
+    """Folder that every node can reach."""
