@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdoml_dist.solar import photosphere
+from sdoml_dist.solar import photosphere, photosphere_kernels, quiet_sun
 from sdoml_dist.solar.activity import day_number
 from sdoml_dist.solar.orbit import carrington, ephemeris
 from sdoml_dist.solar.photosphere import Affine, PhotosphereModel
@@ -103,8 +103,8 @@ def test_maps_are_empty_off_the_disc(model: PhotosphereModel) -> None:
 
 def test_the_same_seed_is_the_same_sun(model: PhotosphereModel) -> None:
     grid = disc(64)
-    photosphere._pattern.cache_clear()
-    photosphere._waves.cache_clear()
+    quiet_sun.pattern_of.cache_clear()
+    quiet_sun._waves.cache_clear()
     again, other = PhotosphereModel(0), PhotosphereModel(1)
     for name in ("vector_field", "velocity", "continuum"):
         np.testing.assert_array_equal(getattr(model, name)(TIME, *grid), getattr(again, name)(TIME, *grid))
@@ -134,8 +134,8 @@ def test_one_charge_has_the_field_of_a_point_turned_into_the_image() -> None:
     rates, phases = np.full(900, 14.0), np.zeros((1, 4))
     pattern = np.zeros((900, 1800, 4), np.float32)
     args = (grid[1], np.sin(b0), np.cos(b0))
-    photosphere._magnetic(*args, 0.0, pattern, rates, phases, charge, np.zeros((0, 5)), field)
-    photosphere._turn(*args, field)
+    photosphere_kernels.magnetic(*args, 0.0, pattern, rates, phases, charge, np.zeros((0, 5)), field)
+    photosphere_kernels.turn(*args, field)
     # The same in the axes of the image: tilt the Sun's north towards the observer.
     turn = np.array([[1, 0, 0], [0, np.cos(b0), -np.sin(b0)], [0, np.sin(b0), np.cos(b0)]])
     x, y, mu = coordinates(grid)
@@ -143,7 +143,7 @@ def test_one_charge_has_the_field_of_a_point_turned_into_the_image() -> None:
     expected = charge[3, 0] * away / np.sqrt((away**2).sum(axis=0)) ** 3
     np.testing.assert_allclose(field, expected, rtol=1e-3, atol=1e-3)
     # Right above, the field is 2000 G straight outwards.
-    photosphere._magnetic(*args[:0], pixel(*(turn @ unit)[:2])[1], *args[1:], 0.0, pattern, rates, phases, charge,
+    photosphere_kernels.magnetic(*args[:0], pixel(*(turn @ unit)[:2])[1], *args[1:], 0.0, pattern, rates, phases, charge,
                           np.zeros((0, 5)), field[:, :1, :1])  # fmt: skip
     np.testing.assert_allclose(field[:, 0, 0], [2000, 0, 0], atol=0.5)
 
@@ -283,13 +283,13 @@ def test_oscillations_take_five_minutes(model: PhotosphereModel) -> None:
 
 
 def test_modes_are_normalised() -> None:
-    waves = photosphere._waves(0)
-    area = np.cos(np.radians(photosphere._LATITUDE_DEG))
+    waves = quiet_sun._waves(0)
+    area = np.cos(np.radians(quiet_sun._LATITUDE_DEG))
     np.testing.assert_allclose((waves.profile**2 * area).sum(axis=1) / area.sum(), 1, rtol=2e-3)
     out = np.empty((2, 3))
     sine = np.array([0.1, 0.5, -0.9])
     # sqrt(3) s, and sqrt(15 / 2) s sqrt(1 - s^2), by hand.
-    photosphere._legendre(np.array([1, 2]), np.array([0, 1]), sine, out)
+    quiet_sun._legendre(np.array([1, 2]), np.array([0, 1]), sine, out)
     np.testing.assert_allclose(out, [np.sqrt(3) * sine, np.sqrt(7.5) * sine * np.sqrt(1 - sine**2)], rtol=1e-12)
 
 
