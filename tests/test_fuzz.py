@@ -21,7 +21,7 @@ import numcodecs
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sdoml_dist.solar.calibrate import observation_time
@@ -212,6 +212,8 @@ def test_keywords_and_times(text: str, value: object) -> None:
     st.tuples(st.integers(0, 9999), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99)),
     st.sampled_from(["", "Z", "_TAI", "_UTC"]),
 )
+@example((1677, 12, 31, 0, 0), "")
+@example((2262, 1, 1, 0, 0), "Z")
 def test_a_time_that_is_read_is_the_one_that_was_written(parts: tuple[int, ...], suffix: str) -> None:
     year, month, day, hour, minute = parts
     text = f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:00"

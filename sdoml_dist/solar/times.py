@@ -21,6 +21,8 @@ _PATTERN = re.compile(
 )
 _SECOND = np.timedelta64(1_000_000_000, "ns")
 _DAY_SECONDS = 86400
+YEARS = range(1678, 2262)
+"""Whole years that ``datetime64[ns]`` can hold; beyond them it runs over without a word."""
 
 
 @lru_cache(maxsize=1)
@@ -77,7 +79,7 @@ def parse_fits_time(text: str, scale: Literal["utc", "tai"] | None = None) -> np
     Raises
     ------
     ValueError
-        If the text is not a time.
+        If the text is not a time, or one of a year that cannot be held.
     """
     match = _PATTERN.match(text)
     if match is None:
@@ -86,7 +88,7 @@ def parse_fits_time(text: str, scale: Literal["utc", "tai"] | None = None) -> np
     if scale is None:
         scale = "tai" if (suffix or "").upper() == "TAI" else "utc"
     whole = int(second or 0)
-    if int(hour or 0) > 23 or int(minute or 0) > 59 or whole > 60:
+    if int(year) not in YEARS or int(hour or 0) > 23 or int(minute or 0) > 59 or whole > 60:
         raise ValueError(f"not a FITS time: {text!r}")
     nanoseconds = round(float("0" + (fraction or ".0")) * 1e9)
     start = np.datetime64(f"{year}-{month}-{day}T{hour or '00'}:{minute or '00'}:00", "ns")

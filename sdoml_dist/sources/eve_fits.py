@@ -14,7 +14,7 @@ from astropy.io import fits
 
 from sdoml_dist.solar.eve import LINES
 from sdoml_dist.solar.status import FrameError, FrameStatus
-from sdoml_dist.solar.times import tai_to_utc, utc_to_tai
+from sdoml_dist.solar.times import parse_fits_time, tai_to_utc, utc_to_tai
 
 _TAI_EPOCH = np.datetime64("1958-01-01", "ns")
 _BLOCK = 2880
@@ -353,7 +353,7 @@ def _level_0cs(data: bytes, name: str, strict: bool) -> EveSeries:
     numbers = np.array(rows, dtype=np.float64).reshape(len(rows), len(columns))
     clock = numbers[:, 0].astype(np.int64)
     try:
-        date = np.datetime64(f"{year:04d}-{month:02d}-{day:02d}", "ns")
+        date = parse_fits_time(f"{year:04d}-{month:02d}-{day:02d}")
     except ValueError:
         raise _failed(FrameStatus.FAILED_TIME, name, f"no date: {' '.join(body[0])}") from None
     ordinal = (date - np.datetime64(f"{year:04d}-01-01", "ns")) // np.timedelta64(1, "D") + 1
