@@ -9,7 +9,7 @@ from sdoml_dist.cli_arguments import store_options
 
 def add_apply(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``apply``."""
-    parser.add_argument("run", help="folder of a run, whose newest checkpoint is taken, or of a checkpoint")
+    parser.add_argument("run", help="folder of a run, whose best checkpoint by validation is taken, or of a checkpoint")
     parser.add_argument("dataset", help="local folder, s3:// or gs:// address")
     parser.add_argument("output", help="where the result is made: a dataset of its own")
     parser.add_argument("--version", help="tag or snapshot of the dataset; by default the newest")

@@ -11,7 +11,7 @@ from sdoml_dist.errors import UsageError
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``evaluate``."""
-    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its newest")
+    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its best by validation")
     parser.add_argument("dataset", nargs="?", help="another dataset than that of the training")
     parser.add_argument("--version", help="tag or snapshot of that dataset; by default the newest")
     parser.add_argument("--part", default="test", help="train, validation or test, by the training's split")

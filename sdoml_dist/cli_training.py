@@ -54,7 +54,7 @@ def run_schema(options: argparse.Namespace) -> int:
 
 def add_encode(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``encode``."""
-    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its newest")
+    parser.add_argument("checkpoint", help="folder of a checkpoint, or of a run: its best by validation")
     parser.add_argument("dataset", help="local folder, s3:// or gs:// address")
     parser.add_argument("catalog", help="folder or bucket of the latent catalog")
     parser.add_argument("--version", help="tag or snapshot of the dataset; by default the newest")

@@ -114,11 +114,11 @@ def run(dataset: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def catalog(dataset: Store, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Encode the dataset in this process."""
     place = Store(url=str(tmp_path_factory.mktemp("catalog") / "latents"))
-    trained = Trained(checkpoints.newest(run))
+    trained = Trained(checkpoints.chosen(run))
     samples, times = encoding_samples(trained, dataset, None)
     CatalogWriter(place, catalog_info(trained, samples, 4, "float32", False)).begin()
     encoder = UnitEncoder(
-        str(checkpoints.newest(run)), dataset, samples.snapshot, place, 4, "float32", False, "cpu", threads=2
+        str(checkpoints.chosen(run)), dataset, samples.snapshot, place, 4, "float32", False, "cpu", threads=2
     )
     for unit in catalog_units(times, 4):
         encoder.encode(unit.name)
@@ -146,9 +146,9 @@ def test_a_network_is_evaluated_and_its_suns_are_drawn(
 
 
 def test_latents_are_decoded_into_a_dataset(dataset: Store, run: Path, catalog: Store, tmp_path: Path) -> None:
-    opened, trained = open_catalog(catalog), Trained(checkpoints.newest(run))
+    opened, trained = open_catalog(catalog), Trained(checkpoints.chosen(run))
     output = Output(decoded_recipes(trained, opened, Store(url=str(tmp_path / "decoded")), shard_slots=4))
-    decoder = ShardDecoder(str(checkpoints.newest(run)), catalog, output.recipes, "cpu")
+    decoder = ShardDecoder(str(checkpoints.chosen(run)), catalog, output.recipes, "cpu")
     tasks = output.tasks(catalog_slots(opened))
     assert sum(task.slots.size for task in tasks) == TIMES.size
     for task in tasks:
@@ -183,7 +183,7 @@ def test_latents_are_decoded_into_a_dataset(dataset: Store, run: Path, catalog: 
 
 
 def test_averaged_weights_are_what_a_checkpoint_gives(run: Path, tmp_path: Path) -> None:
-    trained = Trained(checkpoints.newest(run))
+    trained = Trained(checkpoints.chosen(run))
     experiment = LatentSpace({"config": trained.about["config"], "prepared": trained.about["prepared"]})
     loop = save(experiment, tmp_path / "c", seed=1, ema=0.9)
     assert loop.average is not None

@@ -15,7 +15,7 @@ from sdoml_dist.cli import main
 from sdoml_dist.engine.run import build
 from sdoml_dist.errors import ExitCode
 from sdoml_dist.recipe_file import load_recipe, parse_recipe
-from sdoml_dist.training.checkpoint import newest
+from sdoml_dist.training import checkpoint
 from sdoml_dist.training.log import read_log
 from tests.conftest import ROOT, small
 from tests.servers.slurm import Slurm, slurm_cluster
@@ -172,4 +172,4 @@ def test_a_training_over_two_nodes(slurm: Slurm, site: Path, ray_cluster: Any) -
     assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), log(site, job)
     assert "step 6" in log(site, job)
     assert [line["step"] for line in read_log(site / "run")] == list(range(1, 7))
-    assert newest(site / "run") is not None
+    assert checkpoint.found(site / "run")

@@ -138,8 +138,9 @@ def test_the_newest_checkpoints_and_the_best_are_kept_whole(tmp_path: Path) -> N
         told = {} if loss is None else {"validation_loss": loss}
         checkpoint.keep(tmp_path, step, lambda folder, told=told: loop.save(folder, told), 2)
     assert [checkpoint.about(one)["step"] for one in checkpoint.found(tmp_path)] == [2, 4, 5]
-    assert checkpoint.newest(tmp_path).name == "checkpoint_00000005"
-    assert checkpoint.best(tmp_path) == tmp_path / "checkpoint_00000002"
+    assert checkpoint.found(tmp_path)[-1].name == "checkpoint_00000005"
+    assert checkpoint.best(tmp_path) == checkpoint.chosen(tmp_path) == tmp_path / "checkpoint_00000002"
+    assert checkpoint.chosen(tmp_path / "checkpoint_00000004") == tmp_path / "checkpoint_00000004"
 
     def broken(folder: Path) -> None:
         (folder / "generator.safetensors").write_bytes(b"half")
@@ -150,7 +151,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept_whole(tmp_path: Path) -> N
     (tmp_path / ".checkpoint_00000007.abc").mkdir()
     checkpoint.tidy(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-    text = (checkpoint.newest(tmp_path) / "card.md").read_text()
+    text = (checkpoint.found(tmp_path)[-1] / "card.md").read_text()
     for part in ("step 5", "toy-pair", "5 of 20", "57 (discriminator)", "A made-up paper", "validation_loss: 4", "a, b"):
         assert part in text, part
 

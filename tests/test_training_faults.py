@@ -74,7 +74,7 @@ def weights(place: Path) -> dict[str, Tensor]:
 
 def same(folder: Path, undisturbed: Path) -> None:
     """Compare weights bit by bit, and the curves."""
-    wanted, found = weights(undisturbed), weights(checkpoint.newest(folder / "training"))
+    wanted, found = weights(undisturbed), weights(checkpoint.found(folder / "training")[-1])
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         assert torch.equal(value, found[name]), name
@@ -149,7 +149,7 @@ def test_told_to_stop_while_another_driver_is_refused(tmp_path: Path, undisturbe
     let_go(tmp_path)
     end(run, ExitCode.STOPPED)
     # A checkpoint of the step under way, whether one was due or not.
-    stopped = checkpoint.about(checkpoint.newest(tmp_path / "training"))
+    stopped = checkpoint.about(checkpoint.found(tmp_path / "training")[-1])
     assert HELD < stopped["step"] == read_log(tmp_path / "training")[-1]["step"] < STEPS
     assert not stopped["finished"]
     assert f"going on at step {stopped['step']} of {STEPS}" in end(drive(tmp_path))

@@ -77,7 +77,7 @@ def apply(
     Parameters
     ----------
     checkpoint : str
-        Folder of the checkpoint, or of a run, whose newest is taken; every node can read it.
+        Folder of the checkpoint, or of a run, whose best by validation is taken; every node can read it.
     store : Store
         The dataset.
     output : Store
@@ -110,7 +110,7 @@ def apply(
     Stopped
         After a signal; the same command goes on.
     """
-    folder = str(checkpoints.newest(checkpoint).absolute())
+    folder = str(checkpoints.chosen(checkpoint).absolute())
     summary = AppliedSummary(tag=tag)
     with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml apply") as lease:
         applied = application(folder)

@@ -17,7 +17,7 @@ from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.store.catalog import open_catalog
 from sdoml_dist.store.lease import Lease
 from sdoml_dist.store.made import Output, Shard, ShardTask
-from sdoml_dist.training.checkpoint import newest
+from sdoml_dist.training.checkpoint import chosen
 
 logger = logging.getLogger("sdoml")
 
@@ -52,7 +52,7 @@ def decode(
     output : Store
         Where the dataset is made.
     checkpoint : str
-        Folder of the checkpoint that made them, or of a run, whose newest is taken; every node can read it.
+        Folder of the checkpoint that made them, or of a run, whose best by validation is taken; every node can read it.
     dataset : Store, optional
         The dataset that was encoded, if it was moved.
     shard_slots : int, optional
@@ -73,7 +73,7 @@ def decode(
     Stopped
         After a signal; the same command goes on.
     """
-    folder = str(newest(checkpoint).absolute())
+    folder = str(chosen(checkpoint).absolute())
     with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml decode") as lease:
         opened = open_catalog(catalog)
         made = decoded_recipes(Trained(folder), opened, output, dataset=dataset, shard_slots=shard_slots)

@@ -17,7 +17,7 @@ from sdoml_dist.pipelines.encode import Trained, UnitEncoder, catalog_info, enco
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.catalog import CatalogWriter, catalog_units
 from sdoml_dist.store.catalog_folder import CatalogFolder
-from sdoml_dist.training.checkpoint import newest
+from sdoml_dist.training.checkpoint import chosen
 
 logger = logging.getLogger("sdoml")
 
@@ -84,7 +84,7 @@ def encode(
     Parameters
     ----------
     checkpoint : str
-        Folder of the checkpoint, or of a run, whose newest is taken; every node can read it.
+        Folder of the checkpoint, or of a run, whose best by validation is taken; every node can read it.
     store : Store
         The dataset; it need not be the one of the training, but has its channels.
     catalog : Store
@@ -112,7 +112,7 @@ def encode(
         After a signal; the same command goes on.
     """
     began, summary = time.monotonic(), EncodeSummary()
-    checkpoint = str(newest(checkpoint).absolute())
+    checkpoint = str(chosen(checkpoint).absolute())
     trained = Trained(checkpoint)
     with interruptible(_SAFE):
         before = CatalogFolder(catalog).info() if version is None else None

@@ -91,7 +91,7 @@ def application(folder: str | Path, device: str | torch.device = "cpu") -> Appli
     Parameters
     ----------
     folder : path
-        Checkpoint, or a run, whose newest is taken.
+        Checkpoint, or a run, whose best by validation is taken.
     device : str
         Where it computes.
 
@@ -100,7 +100,7 @@ def application(folder: str | Path, device: str | torch.device = "cpu") -> Appli
     UsageError
         If it is no checkpoint, or its experiment does not say how its networks are applied.
     """
-    place = checkpoints.newest(folder).absolute()
+    place = checkpoints.chosen(folder).absolute()
     name = checkpoints.about(place).get("experiment")
     if name not in APPLICATIONS:
         raise UsageError(

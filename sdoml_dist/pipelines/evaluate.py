@@ -25,7 +25,7 @@ def evaluate(
     Parameters
     ----------
     checkpoint : path
-        Folder of a checkpoint, or of a run, whose newest is taken.
+        Folder of a checkpoint, or of a run, whose best by validation is taken.
     output : path, optional
         Where files go; by default ``evaluation-PART`` in the checkpoint's run.
     store, version : optional
@@ -45,7 +45,7 @@ def evaluate(
     UsageError
         If it is no checkpoint, or its experiment has no tables.
     """
-    place = checkpoints.newest(checkpoint).absolute()
+    place = checkpoints.chosen(checkpoint).absolute()
     name = checkpoints.about(place).get("experiment")
     if name not in EVALUATIONS:
         raise UsageError(

@@ -355,9 +355,9 @@ def dataset_report(
     filesystem, sidecar = sidecar_filesystem(dataset)
     files = None
     if catalog is not None and checkpoint is not None:
-        from sdoml_dist.training.checkpoint import about, newest
+        from sdoml_dist.training.checkpoint import about, chosen
 
-        place = newest(checkpoint)
+        place = chosen(checkpoint)
         files = measured(
             open_catalog(catalog), place, dataset=dataset, size=int(about(place)["config"]["network"]["size"])
         )

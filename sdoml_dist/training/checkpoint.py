@@ -117,13 +117,16 @@ def found(run: str | Path) -> list[Path]:
     return sorted(there, key=lambda one: int(about(one)["step"]))
 
 
-def newest(folder: str | Path) -> Path:
-    """Return a checkpoint's folder: the one given, or the newest of the run that is given."""
+def chosen(folder: str | Path) -> Path:
+    """Return the checkpoint to be used: the one given, or that of the run given which is best by validation.
+
+    Of a run that was never validated it is the newest. A folder that is neither is returned as it is.
+    """
     place = Path(folder)
     if (place / ABOUT).is_file():
         return place
     there = found(place)
-    return there[-1] if there else place
+    return best(place) or (there[-1] if there else place)
 
 
 def best(run: str | Path) -> Path | None:
