@@ -160,6 +160,9 @@ def test_a_checkpoint_is_applied_to_a_dataset(
     assert np.isnan(after["M_45s"].values[1]).all()
     old, new = (sdoml_dist.to_map(ds, "M_45s", FIRST) for ds in (before, after))
     assert new.meta["bunit"] == "G"
+    assert "history" not in old.meta
+    assert f"weights {denoiser.hash}" in new.meta["history"]
+    assert new.instrument == old.instrument
     for name in ("crpix1", "cdelt1", "rsun_obs", "crln_obs", "crlt_obs", "t_obs", "dsun_obs"):
         assert new.meta[name] == old.meta[name], name
     record = sdoml_dist.header(output, "M_45s", FIRST)

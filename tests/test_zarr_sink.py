@@ -109,7 +109,11 @@ def check(url: str) -> None:
         np.testing.assert_array_equal(last[name].values, value(2012, slots[-1:], name)[0])
     assert validate(url).valid, validate(url).text()
     assert sdoml_dist.header(url, "171A", str(TIMES[-1]))["made"]["by"] == "a test"
-    assert sdoml_dist.to_map(ds, "171A", str(TIMES[-1])).data.shape == (PIXELS, PIXELS)
+    seen = sdoml_dist.to_map(ds, "171A", str(TIMES[-1]))
+    assert seen.data.shape == (PIXELS, PIXELS)
+    # Nobody can take it for an observation, nor lose this by saving it.
+    assert seen.instrument != "AIA"
+    assert "made by" in str(seen.meta["history"])
     np.testing.assert_allclose(ds.R_SUN.values[-1], 976 / 2457.6 * PIXELS)
 
 

@@ -64,7 +64,24 @@ def map_header(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> dict[
     header["T_OBS"] = format_fits_time(observed) + "Z"
     half = np.timedelta64(int(header.get("EXPTIME", 0.0) * 0.5e9), "ns")
     header["DATE-OBS"] = format_fits_time(observed - half, 3)
-    return header
+    return header | _made(ds[channel].attrs, channel)
+
+
+def _made(attributes: dict[str, Any], channel: str) -> dict[str, Any]:
+    """Return what says that an image was made by a network; nothing for what was observed.
+
+    An image of a channel that the network saw is still one of that instrument; any other is of none.
+    """
+    if "made_by" not in attributes:
+        return {}
+    inputs = attributes["made_of"]
+    told = (
+        f"made by sdoml_dist's network {attributes['made_by']} (weights {attributes['checkpoint']}) of "
+        f"{', '.join(inputs)} in version {attributes['made_of_snapshot']} of a dataset"
+    )
+    if channel in inputs:
+        return {"HISTORY": told}
+    return {"HISTORY": told, "TELESCOP": "sdoml_dist", "INSTRUME": attributes["made_by"], "OBSRVTRY": "sdoml_dist"}
 
 
 def _instrument(channel: str) -> dict[str, Any]:
@@ -93,7 +110,8 @@ def to_map(ds: xr.Dataset, channel: str, time: str | np.datetime64) -> GenericMa
     Returns
     -------
     sunpy.map.GenericMap
-        An AIA map in DN/s or an HMI map in G, m/s or DN/s, north up, with the observer of the frame.
+        An AIA map in DN/s or an HMI map in G, m/s or DN/s, north up, with the observer of the frame. What a network made says
+        so in HISTORY; if it made a channel that it had not seen, the map is of neither instrument.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from sdoml_dist.errors import StoreError, UsageError
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_base import Store, parse_duration, store_at
+from sdoml_dist.recipe_sources import NetworkConfig
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.store.dataset import products_of, stored_recipe
@@ -221,6 +222,13 @@ def _native(opened: Opened, names: tuple[str, ...], chunks: Any, place: str) -> 
     joined["channel"] = np.array(recipe.channels)
     joined = joined.sel(channel=list(names))
     joined.attrs = dict(opened.group.attrs) | {"snapshot": session.snapshot_id, "url": place}
+    if isinstance(recipe.source, NetworkConfig):
+        made = recipe.source
+        for name in names:
+            joined[name].attrs |= {
+                "made_by": made.experiment, "made_of": list(made.channels), "checkpoint": made.checkpoint,
+                "made_of_snapshot": made.snapshot,
+            }  # fmt: skip
     return joined
 
 
