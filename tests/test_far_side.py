@@ -15,6 +15,8 @@ from sunpy.map import Map
 from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.far_side import FarSide, with_reference
 from sdoml_dist.experiments.far_side_euvi import load_matches, to_fits, translate
+from sdoml_dist.experiments.galileo import Galileo
+from sdoml_dist.experiments.hmi_to_aia import HmiToAia
 from sdoml_dist.experiments.translation_table import Trained
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.euvi import IntensityMatch
@@ -140,6 +142,31 @@ def test_random_months_depend_on_seed_and_year_alone() -> None:
     assert not (RandomMonths(seed=4).labels(times) == labels).all()
     with pytest.raises(UsageError, match="12 months"):
         RandomMonths(counts={"test": 12}).labels(times)
+
+
+SHIFTED = {
+    "far-side": (FarSide, {"network": {"version": 3, "shift": 3}}, [-1, -1, -1, -1, -1, -1, 0]),
+    "hmi-to-aia": (HmiToAia, {"network": {"shift": 3}}, [0]),
+    "galileo": (Galileo, {"network": {"shift": 3}}, [1]),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_shifted_image_is_followed_by_what_is_there_beyond_its_edge(name: str) -> None:
+    """Dark space, no field, or paper; neither the strongest negative field nor ink."""
+    kind, config, beyond = SHIFTED[name]
+    config = {"experiment": name, "data": {"store": {"url": "nowhere"}, "size": SIZE}} | config
+    experiment = kind({"config": config, "prepared": {"snapshot": "none", "pixels": SIZE}})
+    inputs = torch.full((8, len(beyond), SIZE, SIZE), 0.25)
+    one = torch.ones(8, 1, SIZE, SIZE)
+    batch = {"inputs": inputs, "target": one, "mask": one > 0}
+    got, target, mask = experiment._shifted(batch, torch.Generator().manual_seed(1))
+    new = mask[:, 0] == 0
+    assert new.any(dim=(1, 2)).sum() >= 6
+    assert torch.equal(target, mask)
+    for channel, value in enumerate(beyond):
+        assert (got[:, channel][new] == value).all()
+        assert (got[:, channel][~new] == 0.25).all()
 
 
 def samples_of(times: np.ndarray, labels: np.ndarray) -> Samples:

@@ -20,6 +20,7 @@ and the best checkpoint is chosen on months of validation, where the papers used
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ from sdoml_dist.experiments.translation_pairs import Pairs
 from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.field_scores import MEASURES, REGIONS, FieldScores, Regression
-from sdoml_dist.solar.translation import RANGES, ValueRange, reference_times, to_disc_median
+from sdoml_dist.solar.translation import MEDIAN_LEVEL, RANGES, ValueRange, reference_times, to_disc_median
 from sdoml_dist.store.align import nearest_good
 from sdoml_dist.training.parts import Months, RandomMonths, Split
 from sdoml_dist.training.samples import Samples
@@ -53,6 +54,8 @@ _SPLITS: dict[int, Split] = {
     2: RandomMonths(), 3: RandomMonths(),
 }  # fmt: skip
 _DARKEST = 1.0
+# Times the median over the disc.
+_BRIGHT = 2.0 * MEDIAN_LEVEL
 
 # Correlations of total unsigned flux, net flux and binned pixels: Kim et al. 2019 (1), Jeong et al. 2020 (2) and 2022 (3,
 # pixels only); NaN where a paper has none.
@@ -123,6 +126,10 @@ class FarSide(Translation):
             return self.euv
         return (*self.euv, *(f"{name} before" for name in (*self.euv, self.config.data.field)))
 
+    def beyond(self) -> tuple[float, ...]:
+        """Return darkness for EUV, and no field."""
+        return tuple(0.0 if name.startswith(self.config.data.field) else -1.0 for name in self.input_names())
+
     def output_names(self) -> tuple[str, ...]:
         """Return the field's channel."""
         return (self.config.data.field,)
@@ -138,7 +145,7 @@ class FarSide(Translation):
             data.store, (*self.euv, data.field), version=self.prepared["snapshot"], cadence=cadence,
             tolerance=data.tolerance, split=data.split or _SPLITS[3],
         )  # fmt: skip
-        return with_reference(samples, reference, data.tolerance or cadence // 2)
+        return with_reference(samples, reference, cadence // 2)
 
     @cached_property
     def field_range(self) -> ValueRange:
@@ -230,7 +237,7 @@ def evaluate(
     checkpoint: Path, output: Path, *, store: Store | None = None, version: str | None = None, part: str = "test",
     most: int | None = None,
 ) -> str:  # fmt: skip
-    """Evaluate a checkpoint: the published layout, with the published figures and a regression from 304 Angstrom beside.
+    """Evaluate a checkpoint: the published layout, with the published figures and regressions from brightness beside.
 
     Parameters
     ----------
@@ -257,29 +264,52 @@ def evaluate(
     return table.write(output)
 
 
+def brightnesses(experiment: FarSide) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Return what unsigned flux is regressed on: functions from EUV images, shape (channels, Y, X), to a brightness, (Y, X).
+
+    A network should beat them. They are the intensity at 304 Angstrom, and where the channel that shows active regions best is
+    brighter than twice its median over the disc.
+    """
+    bright = "193A" if "193A" in experiment.euv else "304A"
+    place = experiment.euv.index(bright)
+    return {
+        "regression from 304": lambda euv: euv[0],
+        f"regression from bright area at {bright[:-1]}": lambda euv: np.where(
+            to_disc_median(euv[place], experiment.mask) > _BRIGHT, 1.0, 0.0
+        ),
+    }
+
+
 def field_table(trained: Trained, pairs: Pairs, part: str, most: int | None = None) -> Table:
     """Return the table of a network that makes magnetograms; the first input is 304 Angstrom in every version."""
-    scores = FieldScores(trained.experiment.size)
-    regression = Regression(scores)
+    experiment = trained.experiment
+    assert isinstance(experiment, FarSide)
+    scores = FieldScores(experiment.size)
+    bright = brightnesses(experiment)
+    regressions = {name: Regression(scores) for name in bright}
+
+    def regressed(one: Pairs, row: int, true: np.ndarray, what: Callable[..., None]) -> None:
+        euv = np.nan_to_num(one.physical(np.array([row]))[0, : len(experiment.euv)])
+        for name, chosen in bright.items():
+            what(regressions[name], true, chosen(euv))
+
     training = trained.part("train")
     for row in evenly(training, BASELINE_IMAGES):
-        batch = training.read(np.array([row]))
-        regression.learn(trained.true(batch)[0, 0], batch["inputs"][0, 0].numpy())
+        regressed(training, row, trained.true(training.read(np.array([row])))[0, 0], Regression.learn)
     for row in evenly(pairs, most):
         batch = pairs.read(np.array([row]))
         true = trained.true(batch)[0, 0]
         scores.add(true, trained.made(batch)[0, 0])
-        regression.add(true, batch["inputs"][0, 0].numpy())
+        regressed(pairs, row, true, Regression.add)
     found, counts = scores.scores()
-    version = trained.experiment.config.network.version
-    beside = {
-        "network": found,
-        "regression from 304": regression.scores(),
-        f"published, version {version}": PUBLISHED[version],
-    }
+    version = experiment.config.network.version
+    baselines = {name: regression.scores() for name, regression in regressions.items()}
+    beside = {"network": found, **baselines, f"published, version {version}": PUBLISHED[version]}
     rows = {f"{region}, {who}": values[region] for region in REGIONS for who, values in beside.items()}
     return Table(
-        f"{trained.experiment.config.name}: correlations, part {part}", MEASURES, rows,
-        {f"{region}, {who}": counts[region] for region in REGIONS for who in ("network", "regression from 304")},
-        trained.about(part) | {"patch": scores.patch, "block": scores.block, "version": version},
+        f"{experiment.config.name}: correlations, part {part}", MEASURES, rows,
+        {f"{region}, {who}": counts[region] for region in REGIONS for who in ("network", *baselines)},
+        trained.about(part) | {
+            "patch": scores.patch, "block": scores.block, "version": version, "limit_gauss": experiment.field_range.high,
+        },
     )  # fmt: skip

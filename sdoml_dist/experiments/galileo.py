@@ -87,6 +87,10 @@ class Galileo(Translation):
         """Return the one input."""
         return ("drawing",)
 
+    def beyond(self) -> tuple[float, ...]:
+        """Return paper."""
+        return (1.0,)
+
     def output_names(self) -> tuple[str, ...]:
         """Return the target."""
         return (self.config.data.target,)

@@ -113,9 +113,9 @@ class TranslationData(Section):
     """Tag or snapshot; by default the newest, which is then pinned."""
     cadence: int | None = None
     """Spacing of the samples, for example ``12h``; by default the coarsest of the products."""
-    tolerance: int | None = None
-    """Largest distance of an observation from its sample's time; by default half the cadence. Inputs and target are each the
-    good observation that is nearest."""
+    tolerance: int = parse_duration("12min")
+    """Largest distance of an observation from its sample's time. Inputs and target are each the good observation that is
+    nearest, so that they are at most twice this apart."""
     split: SplitField | None = None
     """How time is parted into ``train``, ``validation`` and ``test``; by default as in the paper, with validation apart."""
     size: int | None = Field(None, ge=16)
@@ -193,6 +193,10 @@ class Translation(Experiment):
     @abc.abstractmethod
     def output_names(self) -> tuple[str, ...]:
         """Return what it makes, in order."""
+
+    def beyond(self) -> tuple[float, ...]:
+        """Return what each input is beyond the edge of an image: by default as dark as can be."""
+        return (-1.0,) * len(self.input_names())
 
     @classmethod
     @abc.abstractmethod
@@ -339,11 +343,11 @@ class Translation(Experiment):
         if most == 0:
             return x, target, mask
         offsets = torch.randint(0, 2 * most + 1, (len(x), 2), generator=generator, device=generator.device).tolist()
-        # Beyond the edge inputs are as dark as they can be, and there is no target.
-        padded = (
-            functional.pad(x, (most,) * 4, value=-1.0),
-            *(functional.pad(one, (most,) * 4) for one in (target, mask)),
-        )
+        beyond = torch.tensor(self.beyond(), dtype=x.dtype, device=x.device)[:, None, None]
+        around = beyond.expand(*x.shape[:2], *(side + 2 * most for side in x.shape[2:])).clone()
+        around[..., most:-most, most:-most] = x
+        # Beyond the edge there is no target.
+        padded = (around, *(functional.pad(one, (most,) * 4) for one in (target, mask)))
         cut = [
             torch.stack([one[k, :, j : j + self.size, i : i + self.size] for k, (j, i) in enumerate(offsets)])
             for one in padded
@@ -370,13 +374,17 @@ class Translation(Experiment):
 
     @torch.no_grad()
     def generate(self, network: nn.Module, inputs: Tensor, seeds: Sequence[int]) -> np.ndarray:
-        """Return physical images for network inputs, image by image, dropout drawn by the seed of each."""
+        """Return physical images for network inputs; where the network drops, image by image, drawn by the seed of each."""
         device = next(network.parameters()).device
-        images = [
-            network(inputs[k : k + 1].to(device), torch.Generator(device).manual_seed(int(seed)))
-            for k, seed in enumerate(seeds)
-        ]
-        return self.decode(torch.cat(images).float().cpu().numpy())
+        if self.design.generator != "unet":
+            made = network(inputs.to(device))
+        else:
+            images = [
+                network(inputs[k : k + 1].to(device), torch.Generator(device).manual_seed(int(seed)))
+                for k, seed in enumerate(seeds)
+            ]
+            made = torch.cat(images)
+        return self.decode(made.float().cpu().numpy())
 
     def sample_grid(self, networks: dict[str, nn.Module], folder: Path, step: int) -> None:
         """Draw some validation samples: inputs, truth, and what the generator makes."""
