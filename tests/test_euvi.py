@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -16,7 +18,8 @@ from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.solar.status import FrameError, FrameStatus
 from sdoml_dist.solar.translation import correlation, disc_mask, to_disc_median
-from sdoml_dist.sources.euvi import channel_sets, read_euvi, read_folder
+from sdoml_dist.sources.euvi import channel_sets, form_sets, read_euvi
+from sdoml_dist.sources.euvi_files import DUPLICATE, look_into_folder
 from sdoml_dist.sources.euvi_simulator import euvi_fits, stereo
 
 TIME = np.datetime64("2011-03-05T00:10:00", "ns")
@@ -77,20 +80,72 @@ def test_frames_that_cannot_be_used_say_why(keywords: dict[str, object], status:
 
 def test_folders_and_sets_of_channels(tmp_path: Path) -> None:
     config = SimulationConfig(seed=3)
-    for minutes, wavelength in ((0, 304), (4, 195), (9, 171), (600, 304), (605, 195)):
+    for minutes, wavelength in ((0, 304), (4, 195), (9, 171), (600, 304), (605, 195), (900, 171), (902, 195)):
         time = TIME + np.timedelta64(minutes * 60, "s")
         (tmp_path / f"{minutes}_{wavelength}.fts").write_bytes(euvi_fits(config, "STEREO_A", wavelength, time, 64))
+    again = tmp_path / "other" / "again.fts"
+    again.parent.mkdir()
+    again.write_bytes((tmp_path / "0_304.fts").read_bytes())
     (tmp_path / "broken.fits").write_bytes(b"SIMPLE")
-    frames, problems = read_folder(tmp_path, CalibrationSettings(pixels=32))
-    assert len(frames) == 5
-    assert [Path(path).name for path in problems] == ["broken.fits"]
-    (found,) = channel_sets(frames, ("304A", "193A", "171A"), 900)
+    settings = CalibrationSettings(pixels=32)
+    files = look_into_folder(str(tmp_path), settings)
+    # Every file is there, with what it is or why it is nothing.
+    told = {Path(one.path).name: (one.status, one.detail) for one in files}
+    assert told.pop("broken.fits") == ("failed_read", "the header does not end")
+    assert told.pop("again.fts") == (DUPLICATE, f"the same frame as {tmp_path / '0_304.fts'}")
+    assert set(told.values()) == {("ok", "")}
+    frames = [one for one in files if one.status == "ok"]
+    first = next(one for one in frames if one.path.endswith("/0_304.fts"))
+    read = first.read(settings)
+    assert (read.spacecraft, read.channel, read.time, read.separation_deg) == (
+        first.spacecraft, first.channel, first.time, first.separation_deg,
+    )  # fmt: skip
+
+    channels = ("304A", "193A", "171A")
+    sets = form_sets(frames, channels, 900)
+    assert [([one.wavelength for one in some.frames], some.missing) for some in sets] == [
+        ([304, 195, 171], ()), ([304, 195], ("171A",)), ([195, 171], ("304A",)),
+    ]  # fmt: skip
+    (found,) = channel_sets(frames, channels, 900)
     assert [one.wavelength for one in found] == [304, 195, 171]
     assert len(channel_sets(frames, ("304A", "193A"), 900)) == 2
+    # Alone, each frame is a set that lacks the others.
+    assert len(form_sets(frames, channels, 60)) == len(frames)
     with pytest.raises(FrameError, match="no set within 60 s"):
-        channel_sets(frames, ("304A", "193A", "171A"), 60)
+        channel_sets(frames, channels, 60)
     with pytest.raises(UsageError, match="There is no file"):
-        read_folder(tmp_path / "empty", SETTINGS)
+        look_into_folder(str(tmp_path / "empty"), SETTINGS)
+
+    # What is known is not read again, unless the file has changed.
+    (tmp_path / "0_304.fts").write_bytes((tmp_path / "600_304.fts").read_bytes()[:-2880])
+    known = {(one.path, one.state): replace(one, detail="known") for one in frames}
+    second = {Path(one.path).name: one for one in look_into_folder(str(tmp_path), settings, known)}
+    assert second["4_195.fts"].detail == "known"
+    assert second["again.fts"].status == "ok"
+    assert second["0_304.fts"].time == second["600_304.fts"].time
+    with pytest.raises(FrameError) as caught:
+        second["0_304.fts"].read(settings)
+    assert caught.value.status is FrameStatus.FAILED_READ
+
+
+def test_headers_at_other_addresses_and_of_any_length() -> None:
+    """Headers that are longer than what is read at first, and files that are not on a disk."""
+    place = fsspec.filesystem("memory")
+    data = euvi_fits(SimulationConfig(seed=3), "STEREO_B", 195, TIME, pixels=64)
+    with fits.open(io.BytesIO(data)) as file:
+        for number in range(800):
+            file[0].header[f"K{number}"] = number
+        buffer = io.BytesIO()
+        file.writeto(buffer)
+    place.pipe({"/euvi/2011/a.fts": data, "/euvi/2012/b.fts": buffer.getvalue(), "/euvi/note.txt": b"no frame"})
+    try:
+        first, second = look_into_folder("memory://euvi", SETTINGS)
+        assert first.path == "memory:///euvi/2011/a.fts"
+        assert (first.status, first.size, first.channel, first.spacecraft) == ("ok", len(data), "193A", "STEREO_B")
+        assert second.status == DUPLICATE
+        np.testing.assert_array_equal(first.read(SETTINGS).frame.image, second.read(SETTINGS).frame.image)
+    finally:
+        place.rm("/euvi", recursive=True)
 
 
 def test_195_gets_the_distribution_of_193() -> None:

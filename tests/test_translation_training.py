@@ -101,6 +101,7 @@ def test_from_a_dataset_to_a_table_and_the_far_side(
     with fits.open(made) as file:
         header, field = file[0].header, file[0].data
     assert header["TELESCOP"] == "STEREO_A"
+    assert "failed_not_fits" in (tmp_path / "fields/frames.csv").read_text()
     assert header["HGLN_OBS"] == pytest.approx(88.0, abs=1)
     assert "EUVI 304" in str(header["HISTORY"])
     assert np.isnan(field[0, 0])
@@ -138,7 +139,10 @@ def test_version_3_sees_what_was_there_a_rotation_before(dataset: str, tmp_path:
     early = np.datetime64("2011-02-20T00:10", "ns")
     for wavelength in (304, 195, 171):
         (frames / f"{wavelength}.fts").write_bytes(euvi_fits(SimulationConfig(), "STEREO_B", wavelength, early, 64))
-    assert main(["far-side", str(place), str(frames), str(tmp_path / "fields")]) == 2
+    assert main(["far-side", str(place), str(frames), str(tmp_path / "late")]) == 3
+    assert not list((tmp_path / "late").glob("*.fits"))
+    assert "STEREO_B_20110220_001000,STEREO_B,2011-02-20T00:10" in (tmp_path / "late/sets.csv").read_text()
+    assert ",no_reference," in (tmp_path / "late/sets.csv").read_text()
     with pytest.raises(UsageError, match="rotation before"):
         application(place)
 

@@ -59,6 +59,11 @@ class EuviFrame:
         """The channel of AIA that it stands for."""
         return CHANNELS[self.wavelength]
 
+    @property
+    def time(self) -> np.datetime64:
+        """Middle of the exposure, UTC."""
+        return self.frame.time
+
 
 def euvi_pointing(header: Header) -> Pointing:
     """Return the geometry of a frame from its header.
@@ -85,6 +90,69 @@ def euvi_pointing(header: Header) -> Pointing:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class EuviHeader:
+    """What the header of a frame that can be used says.
+
+    Attributes
+    ----------
+    spacecraft : str
+        ``STEREO_A`` or ``STEREO_B``.
+    wavelength : int
+        171, 195, 284 or 304.
+    time : numpy.datetime64
+        Middle of the exposure, UTC.
+    separation_deg : float
+        Stonyhurst longitude of the spacecraft, west positive.
+    exposure_s : float
+        Exposure.
+    pointing : Pointing
+        Geometry.
+    """
+
+    spacecraft: str
+    wavelength: int
+    time: np.datetime64
+    separation_deg: float
+    exposure_s: float
+    pointing: Pointing
+
+
+def check_euvi(header: Header, settings: CalibrationSettings) -> EuviHeader:
+    """Decide by the header whether a frame can be used, before its pixels are touched.
+
+    Parameters
+    ----------
+    header : dict
+        Keywords.
+    settings : CalibrationSettings
+        Limits of the exposure.
+
+    Raises
+    ------
+    FrameError
+        With the status that says why the frame cannot be used.
+    """
+    if str(header.get("DETECTOR", "")).strip() != "EUVI":
+        raise FrameError(FrameStatus.REJECTED_CHANNEL, f"DETECTOR is {header.get('DETECTOR')!r}, not EUVI")
+    wavelength = int(needed(header, "WAVELNTH"))
+    if wavelength not in CHANNELS:
+        raise FrameError(FrameStatus.REJECTED_CHANNEL, f"WAVELNTH is {wavelength}")
+    if str(header.get("LEDCOLOR", "NONE")).strip() not in ("NONE", ""):
+        raise FrameError(FrameStatus.REJECTED_NOT_LIGHT, f"LEDCOLOR is {header['LEDCOLOR']}")
+    exposure = needed(header, "EXPTIME")
+    if not max(settings.minimum_exposure_s, 0.0) < exposure <= settings.maximum_exposure_s:
+        raise FrameError(FrameStatus.REJECTED_EXPOSURE, f"EXPTIME is {exposure:g} s")
+    time = observation_time(header)
+    if not number(header.get("OFFSETCR")):
+        needed(header, "BIASMEAN")
+    pointing = euvi_pointing(header)
+    spacecraft = str(header.get("OBSRVTRY", "")).strip()
+    if spacecraft not in ("STEREO_A", "STEREO_B"):
+        raise FrameError(FrameStatus.FAILED_KEYWORD, f"OBSRVTRY is {spacecraft!r}")
+    return EuviHeader(spacecraft, wavelength, time, needed(header, "HGLN_OBS"), exposure, pointing)
+
+
 def calibrate_euvi(image: np.ndarray, header: Header, settings: CalibrationSettings) -> EuviFrame:
     """Calibrate a frame of level 0.5 or 1.
 
@@ -108,17 +176,7 @@ def calibrate_euvi(image: np.ndarray, header: Header, settings: CalibrationSetti
     FrameError
         With the status that says why the frame cannot be used.
     """
-    if str(header.get("DETECTOR", "")).strip() != "EUVI":
-        raise FrameError(FrameStatus.REJECTED_CHANNEL, f"DETECTOR is {header.get('DETECTOR')!r}, not EUVI")
-    wavelength = int(needed(header, "WAVELNTH"))
-    if wavelength not in CHANNELS:
-        raise FrameError(FrameStatus.REJECTED_CHANNEL, f"WAVELNTH is {wavelength}")
-    if str(header.get("LEDCOLOR", "NONE")).strip() not in ("NONE", ""):
-        raise FrameError(FrameStatus.REJECTED_NOT_LIGHT, f"LEDCOLOR is {header['LEDCOLOR']}")
-    exposure = needed(header, "EXPTIME")
-    if not max(settings.minimum_exposure_s, 0.0) < exposure <= settings.maximum_exposure_s:
-        raise FrameError(FrameStatus.REJECTED_EXPOSURE, f"EXPTIME is {exposure:g} s")
-    time = observation_time(header)
+    about = check_euvi(header, settings)
     counts = image.astype(np.float32)
     if (number(header.get("NMISSING")) or 0) > 0:
         # Blocks that telemetry lost are 0, which no pixel with a bias of some 700 counts is.
@@ -127,23 +185,21 @@ def calibrate_euvi(image: np.ndarray, header: Header, settings: CalibrationSetti
         # Pixels that were summed on board have the bias once for each of them (SolarSoft, get_biasmean).
         summed = max(1.0, number(header.get("IPSUM")) or 1.0)
         counts -= np.float32(needed(header, "BIASMEAN") * 4.0 ** (summed - 1.0))
-    counts /= np.float32(exposure)
-    pointing = euvi_pointing(header)
-    transform = source_transform(pointing, settings.pixels, settings.solar_radius_arcsec)
+    counts /= np.float32(about.exposure_s)
+    transform = source_transform(about.pointing, settings.pixels, settings.solar_radius_arcsec)
     stored = register_and_bin(
         counts, transform, settings.pixels, minimum_valid_fraction=settings.minimum_valid_fraction
     )
     if not np.isfinite(stored).any():
         raise FrameError(FrameStatus.FAILED_NO_DATA, "no pixel is valid")
+    radius = about.pointing.rsun_obs
     keywords: dict[str, Any] = {
         name: value for name in _COPIED if (value := number(header.get(name))) is not None
-    } | grid_keywords(settings.pixels, settings.solar_radius_arcsec, pointing.rsun_obs) | source_keywords(pointing) | {
-        "EXPTIME": exposure, "T_OBS": time, "WAVELNTH": wavelength,
+    } | grid_keywords(settings.pixels, settings.solar_radius_arcsec, radius) | source_keywords(about.pointing) | {
+        "EXPTIME": about.exposure_s, "T_OBS": about.time, "WAVELNTH": about.wavelength,
     }  # fmt: skip
-    spacecraft = str(header.get("OBSRVTRY", "")).strip()
-    if spacecraft not in ("STEREO_A", "STEREO_B"):
-        raise FrameError(FrameStatus.FAILED_KEYWORD, f"OBSRVTRY is {spacecraft!r}")
-    return EuviFrame(spacecraft, wavelength, CalibratedFrame(stored, keywords, time), needed(header, "HGLN_OBS"))
+    calibrated = CalibratedFrame(stored, keywords, about.time)
+    return EuviFrame(about.spacecraft, about.wavelength, calibrated, about.separation_deg)
 
 
 @dataclass(frozen=True)
