@@ -23,6 +23,7 @@ from sdoml_dist.training.log import read_log
 from sdoml_dist.training.loop import DivergedError, Loop, Progress, Worker
 from sdoml_dist.training.run import load_config
 from sdoml_dist.training.trainer import Outcome, train
+from sdoml_dist.version import code_version
 from tests.toys import EVERY, SETTINGS, Toy, ToyPair, in_group, settings, start, weights
 
 
@@ -152,7 +153,8 @@ def test_the_newest_checkpoints_and_the_best_are_kept_whole(tmp_path: Path) -> N
     checkpoint.tidy(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     text = (checkpoint.found(tmp_path)[-1] / "card.md").read_text()
-    for part in ("step 5", "toy-pair", "5 of 20", "57 (discriminator)", "A made-up paper", "validation_loss: 4", "a, b"):
+    told = ("step 5", "toy-pair", "5 of 20", "57 (discriminator)", "A made-up paper", "validation_loss: 4", "a, b")
+    for part in (*told, code_version()):
         assert part in text, part
 
 

@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sdoml_dist import __version__
 from sdoml_dist.errors import UsageError
 from sdoml_dist.recipe_base import canonical_json, difference
 from sdoml_dist.training.card import card
+from sdoml_dist.version import code_version
 
 STATE, ABOUT, CARD = "state.pt", "checkpoint.json", "card.md"
 EMA = "ema"
@@ -49,7 +49,7 @@ def save(folder: Path, networks: Mapping[str, nn.Module], state: dict[str, Any],
         tensors = {key: value.detach().cpu().clone().contiguous() for key, value in network.state_dict().items()}
         save_file(tensors, folder / f"{name}.safetensors")
     torch.save(state, folder / STATE)
-    told = about | {"sdoml_dist": __version__, "torch": torch.__version__}
+    told = about | {"sdoml_dist": code_version(), "torch": torch.__version__}
     (folder / CARD).write_text(card(told), encoding="utf-8")
     (folder / ABOUT).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
