@@ -108,6 +108,10 @@ class MemoryPairs:
         inputs, target, mask = (torch.from_numpy(one) for one in self.experiment.encode(self.values[rows]))
         return {"inputs": inputs, "target": target, "mask": mask, "index": torch.from_numpy(rows)}
 
+    def physical(self, rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.values[rows]
+        return found
+
     def steps(
         self, order: Any, start: int, stop: int, mine: tuple[int, ...]
     ) -> Iterator[list[dict[str, torch.Tensor]]]:
@@ -132,4 +136,24 @@ def rendered(times: np.ndarray, channels: tuple[str, ...], seen_from: list[Obser
         planes = [sun.render(name, time, (fine, fine), affine, who) for name in channels]
         planes.append(photosphere.vector_field(time, (fine, fine), affine, who)[2])
         images[place] = np.stack(planes).reshape(-1, SIZE, 2, SIZE, 2).mean((2, 4))
+    return images
+
+
+def rendered_channels(times: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
+    """Return the same of any channels: AIA's, the field's components, M_720s and Ic_720s; NaN off the disc, as HMI's are."""
+    fine = 2 * SIZE
+    step = FIELD_ARCSEC / 976 / fine
+    first = -(fine - 1) / 2 * step
+    affine = (first, step, 0.0, first, 0.0, step)
+    sun, photosphere = SunModel(0), PhotosphereModel(0)
+    images = np.empty((times.size, len(channels), SIZE, SIZE), np.float32)
+    for place, time in enumerate(times):
+        west, north, outward = photosphere.vector_field(time, (fine, fine), affine)
+        planes = {"Bx": west, "By": north, "Bz": outward, "M_720s": outward}
+        if "Ic_720s" in channels:
+            bright = photosphere.continuum(time, (fine, fine), affine)
+            planes["Ic_720s"] = np.where(bright > 0, bright, np.float32(np.nan))
+        planes |= {name: sun.render(name, time, (fine, fine), affine) for name in channels if name not in planes}
+        fine_images = np.stack([planes[name] for name in channels])
+        images[place] = fine_images.reshape(-1, SIZE, 2, SIZE, 2).mean((2, 4))
     return images
