@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,8 @@ class Network(Section):
     """Of the ridge regression that the linear part of ``change`` begins with."""
     train_linear: bool = False
     """Whether the linear part is trained with the network, or stays the regression."""
+    middle_row: bool = False
+    """Of ``lstm``: learn from the nine tiles of the middle row alone, as published; it is validated and tested on all."""
 
 
 class EmergenceForecastConfig(ExperimentConfig):
@@ -84,6 +87,8 @@ class EmergenceForecastConfig(ExperimentConfig):
     def _trainable(self) -> EmergenceForecastConfig:
         if self.network.kind == "change" and self.network.layers == 0 and not self.network.train_linear:
             raise ValueError("network.layers: 0 needs network.train_linear: true, or nothing would be trained")
+        if self.network.middle_row and self.network.kind != "lstm":
+            raise ValueError("network.middle_row is for network.kind: lstm; the others take all tiles at once")
         return self
 
 
@@ -216,7 +221,7 @@ class EmergenceForecast(Experiment):
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted mean squared error of what each network learns from."""
-        squares = self._squares(model, batch)
+        squares = self._squares(model, middle_row(batch) if self.config.network.middle_row else batch)
         loss = (squares * batch["trains"].T[:, :, None]).mean() * self._share()
         return {"loss": loss}
 
@@ -283,6 +288,14 @@ class EmergenceForecast(Experiment):
         """Return what a checkpoint says of data and model."""
         counts = {"training": len(self.division.train), "test": len(self.division.test)}
         return super().describe() | {"samples": {"regions": counts, "examples": len(self.examples)}}
+
+
+def middle_row(batch: Batch) -> Batch:
+    """Return the tiles of the middle row of a batch of :meth:`Examples.batch` alone."""
+    # n x n tiles without two rows are n (n - 2), which is (n - 1)^2 - 1.
+    columns = isqrt(batch["last"].shape[1] + 1) + 1
+    row = slice((columns - 2) // 2 * columns, ((columns - 2) // 2 + 1) * columns)
+    return batch | {name: batch[name][..., row] for name in ("inputs", "last", "target", "weight")}
 
 
 def make_member(config: EmergenceForecastConfig) -> nn.Module:

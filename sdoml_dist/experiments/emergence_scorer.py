@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -27,6 +28,7 @@ from sdoml_dist.solar.emergence_scores import (
 )
 from sdoml_dist.solar.emergence_series import INTENSITY, Series, example_ends, series_of
 from sdoml_dist.store.timeline_folder import dataset_timelines
+from sdoml_dist.training import checkpoint as checkpoints
 
 OURS, LINEAR = "this network", "its linear part"
 
@@ -72,6 +74,36 @@ class Region:
     ends: np.ndarray
     tiles: np.ndarray
     input_steps: int
+
+
+def load_trained(place: Path) -> tuple[EmergenceForecast, Members, str]:
+    """Return the experiment of a checkpoint, its networks, and the name of the weights that they have.
+
+    These are the averaged weights where such were kept: they are what was validated.
+
+    Parameters
+    ----------
+    place : pathlib.Path
+        The checkpoint.
+
+    Raises
+    ------
+    UsageError
+        If it is no checkpoint of this experiment, or of another network.
+    """
+    told = checkpoints.about(place)
+    if told.get("experiment") != EmergenceForecast.Config.model_fields["experiment"].default:
+        raise UsageError(
+            f"{place} is a checkpoint of {told.get('experiment')!r}, which forecasts no emergence.",
+            "",
+            "Give a run of 'sdoml train emergence-forecast'.",
+        )
+    experiment = EmergenceForecast({"config": told["config"], "prepared": told["prepared"]})
+    model = experiment.model()
+    assert isinstance(model, Members)
+    weights = checkpoints.EMA if (place / f"{checkpoints.EMA}.safetensors").is_file() else "model"
+    checkpoints.load_model(place, model, weights)
+    return experiment, model, weights
 
 
 class Scorer:

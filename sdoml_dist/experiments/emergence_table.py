@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from sdoml_dist.atomic import write_atomic
-from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, Members
-from sdoml_dist.experiments.emergence_scorer import OURS, Row, Scorer
+from sdoml_dist.experiments.emergence_scorer import OURS, Row, Scorer, load_trained
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.report.emergence_forecast import forecast_figure, score_figure
 from sdoml_dist.solar.emergence_scores import (
@@ -44,6 +43,8 @@ _NAMES = {
     "resnet": "SpatioTemporalResNet",
     "lstm": "LSTM",
 }
+
+FLAG_TITLE = "emergence: hours before the observed flag (as published counts), and lead of the alarm"
 
 
 @dataclass
@@ -93,12 +94,12 @@ class Evaluation:
         if len(numbers) > 8:
             lines.append(self.wins())
         if self.flags:
-            lines += ["", "emergence: hours before the observed flag (as published counts), and lead of the alarm"]
-            for number, found in self.flags.items():
+            lines += ["", FLAG_TITLE]
+            for found in self.flags.values():
                 for one in found:
                     if np.isnat(one.observed) and np.isnat(one.forecast):
                         continue
-                    lines.append(f"{number} tile {one.tile}: {_told(one, number)}")
+                    lines.append(flag_text(one))
             lines.append(self.summary())
         return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -162,15 +163,15 @@ class Evaluation:
         return out.getvalue()
 
 
-def _told(one: Detection, number: int) -> str:
-    """Say when a tile is flagged."""
+def flag_text(one: Detection) -> str:
+    """Say when a tile is flagged, beside what is published of it."""
     observed, told = (
         "not" if np.isnat(t) else str(t)[5:13].replace("T", " ") + "h" for t in (one.observed, one.forecast)
     )
-    text = f"observed {observed:>9}, forecast {told:>9}"
+    text = f"{one.region} tile {one.tile}: observed {observed:>9}, forecast {told:>9}"
     if np.isfinite(one.difference_h):
         text += f"  {one.difference_h:+4.0f} h, alarm {one.lead_h:+4.0f} h"
-    published = LSTM_TIMES.get(number, {}).get(one.tile)
+    published = LSTM_TIMES.get(one.region, {}).get(one.tile)
     if published and not np.isnat(one.observed):
         early = (one.observed.astype("datetime64[h]") - np.datetime64(published, "h")) / np.timedelta64(1, "h")
         text += f"  (published LSTM {early:+.0f} h)"
@@ -207,10 +208,7 @@ def evaluate(
         If the part has no regions.
     """
     told = checkpoints.about(checkpoint)
-    experiment = EmergenceForecast({"config": told["config"], "prepared": told["prepared"]})
-    model = experiment.model()
-    checkpoints.load_model(checkpoint, model)
-    assert isinstance(model, Members)
+    experiment, model, _ = load_trained(checkpoint)
     scorer = Scorer(experiment, model)
     regions = scorer.regions(part, store, version)
     if most is not None:

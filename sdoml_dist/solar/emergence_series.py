@@ -115,6 +115,36 @@ def example_ends(series: Series, input_steps: int, horizon: int) -> np.ndarray:
     return np.arange(input_steps - 1, len(series.times) - horizon)
 
 
+def forecast_ends(series: Series, input_steps: int) -> np.ndarray:
+    """Return the last input step of every forecast that can be made: unlike :func:`example_ends` those without a target too."""
+    return np.arange(input_steps - 1, len(series.times))
+
+
+def lengthened(series: Series, steps: int) -> Series:
+    """Return a series with so many more hours after its last one, in which nothing was observed."""
+    after = series.times[-1] + np.arange(1, steps + 1) * HOUR
+    missing = np.full((steps, *series.values.shape[1:]), np.nan, series.values.dtype)
+    return Series(series.region, np.concatenate([series.times, after]), np.concatenate([series.values, missing]))
+
+
+def known_share(series: Series, ends: np.ndarray, steps: int, channels: int) -> np.ndarray:
+    """Return which share of its inputs was observed for each forecast and tile, shape (forecasts, tiles).
+
+    Parameters
+    ----------
+    series : Series
+        The region.
+    ends : numpy.ndarray
+        Last input steps, none before step `steps` - 1.
+    steps, channels : int
+        Of the input: so many steps of the first so many channels.
+    """
+    observed = np.isfinite(series.values[:, :channels]).mean(axis=1)
+    total = np.concatenate([np.zeros((1, observed.shape[1])), np.cumsum(observed, axis=0)])
+    share: np.ndarray = (total[ends + 1] - total[ends + 1 - steps]) / steps
+    return share
+
+
 def cut(series: Series, end: int, steps: int) -> np.ndarray:
     """Return the steps up to `end`, itself included, shape (steps, 6, tiles); NaN before the series begins."""
     first = end + 1 - steps
