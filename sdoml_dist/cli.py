@@ -17,6 +17,7 @@ from sdoml_dist.cli_apply import add_apply, run_apply
 from sdoml_dist.cli_cluster import add_submit, run_submit
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_far_side import add_far_side, run_far_side
+from sdoml_dist.cli_forecast import add_forecast, run_forecast
 from sdoml_dist.cli_history import add_history, run_history
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
 from sdoml_dist.cli_training import (
@@ -161,6 +162,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         add_far_side,
         "make magnetograms of the Sun's far side from frames of STEREO",
         "sdoml far-side runs/far-side /data/euvi far-side-fields",
+    ),
+    "forecast": (
+        run_forecast,
+        add_forecast,
+        "forecast emerging regions by a trained network, the hours to come among them",
+        "sdoml forecast runs/emergence-forecast TIMELINES -o forecasts",
     ),
     "apply": (
         run_apply,

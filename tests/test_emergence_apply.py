@@ -221,8 +221,8 @@ def test_what_cannot_be_forecast_is_listed_with_its_reason(
         int((status == why).sum()) for why in (MADE, GAPS, DARK)
     ]
     assert f"{none.sum()} not: {DARK}" in told
-    for number in (12001, 12002, 12003, 12004):
-        (folder / f"AR{number}.npz").unlink()
+    for bad in reasons:
+        (folder / f"AR{bad}.npz").unlink()
     assert main(command) == 0
 
 

@@ -290,11 +290,18 @@ def forecast_regions(
     """
     forecaster = RegionForecaster(checkpoints.chosen(checkpoint).absolute())
     regions, source = _read(timelines, version, scale)
-    made = [forecaster.region(regions[number]) for number in sorted(regions)]
-    outcomes = [outcome for outcome, *_ in made]
-    flags, told = ([one for each in made for one in each[place]] for place in (2, 3))
+    outcomes: list[Outcome] = []
+    tables: list[pa.Table] = [SCHEMA.empty_table()]
+    flags: list[Detection] = []
+    told: list[Detection] = []
+    for number in sorted(regions):
+        outcome, rows, found, shown = forecaster.region(regions[number])
+        outcomes.append(outcome)
+        tables.append(rows)
+        flags += found
+        told += shown
     about = json.dumps(forecaster.about(source)).encode()
-    table = pa.concat_tables([rows for _, rows, *_ in made]).replace_schema_metadata({METADATA_KEY: about})
+    table = pa.concat_tables(tables).replace_schema_metadata({METADATA_KEY: about})
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd", row_group_size=1 << 16)
     contents = {
