@@ -20,6 +20,7 @@ from sdoml_dist.experiments.emergence_apply import DARK, GAPS, MADE, METADATA_KE
 from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, EmergenceForecastConfig, Members
 from sdoml_dist.experiments.emergence_scorer import load_trained
 from sdoml_dist.experiments.emergence_table import evaluate
+from sdoml_dist.pipelines.apply import application
 from sdoml_dist.solar.emergence import Timeline
 from sdoml_dist.solar.emergence_scores import detections, scaled_by_region
 from sdoml_dist.solar.emergence_series import HOUR, INTENSITY, forecast_ends, known_share, lengthened, series_of
@@ -281,6 +282,8 @@ def test_wrong_usage_says_what_to_do(small: Small, tmp_path: Path, capsys: pytes
     (other / "checkpoint.json").write_text(json.dumps(about | {"experiment": "denoising"}))
     with pytest.raises(UsageError, match="which forecasts no emergence"):
         forecast_regions(other, str(folder), tmp_path / "out")
+    with pytest.raises(UsageError, match="Use 'sdoml forecast'"):
+        application(small.place)
     with pytest.raises(StoreError, match="has no versions"):
         forecast_regions(small.place, str(folder), tmp_path / "out", version="v1")
     assert main(["forecast", str(small.place), str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == 2

@@ -106,6 +106,7 @@ def application(folder: str | Path, device: str | torch.device = "cpu") -> Appli
         raise UsageError(
             f"{place} is a checkpoint of {name!r}, whose networks make no images of images.",
             f"Networks of {', '.join(sorted(APPLICATIONS))} can be applied to a dataset.",
+            "Use 'sdoml forecast'." if name == "emergence-forecast" else "",
         )
     module, _, attribute = APPLICATIONS[name].partition(":")
     make: Callable[[Path, str | torch.device], Applied] = getattr(importlib.import_module(module), attribute)
