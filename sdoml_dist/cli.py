@@ -14,12 +14,14 @@ from sdoml_dist import __version__
 from sdoml_dist import cli_dataset as data
 from sdoml_dist import cli_latent as latent
 from sdoml_dist.cli_apply import add_apply, run_apply
-from sdoml_dist.cli_cluster import add_submit, run_submit
+from sdoml_dist.cli_cluster import add_submit, run_submit, unknown_arguments
+from sdoml_dist.cli_drawing import add_drawing, run_drawing
 from sdoml_dist.cli_emergence import add_emergence, run_emergence
 from sdoml_dist.cli_far_side import add_far_side, run_far_side
 from sdoml_dist.cli_forecast import add_forecast, run_forecast
 from sdoml_dist.cli_history import add_history, run_history
 from sdoml_dist.cli_layouts import add_export, add_import, run_export, run_import
+from sdoml_dist.cli_outputs import refuse_lost
 from sdoml_dist.cli_training import (
     add_encode,
     add_schema,
@@ -29,16 +31,9 @@ from sdoml_dist.cli_training import (
     run_train,
 )
 from sdoml_dist.errors import ExitCode, SdomlError
-from sdoml_dist.redact import redact
+from sdoml_dist.redact import DiscreetFormatter, redact_setting
 
 Command = Callable[[argparse.Namespace], int]
-
-
-class _Discreet(logging.Formatter):
-    """Takes passwords and signatures out of what is logged, tracebacks and messages of libraries included."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
             given = message.split("invalid choice: '")[1].split("'")[0]
             near = difflib.get_close_matches(given, list(VERBS), 1, 0.4)
             message = f"there is no verb {given!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        self.exit(int(ExitCode.USAGE), f"sdoml: {message}\nTry 'sdoml --help'.\n")
+        self.exit(int(ExitCode.USAGE), f"sdoml: {redact_setting(message)}\nTry 'sdoml --help'.\n")
 
 
 VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, str]] = {
@@ -163,6 +158,12 @@ VERBS: dict[str, tuple[Command, Callable[[argparse.ArgumentParser], None], str, 
         "make magnetograms of the Sun's far side from frames of STEREO",
         "sdoml far-side runs/far-side /data/euvi far-side-fields",
     ),
+    "drawing": (
+        run_drawing,
+        add_drawing,
+        "make images of the Sun from pictures of sunspot drawings",
+        "sdoml drawing runs/galileo 1612-06-02.png --time 1612-06-02T15:00 --north -14.8 -o made",
+    ),
     "forecast": (
         run_forecast,
         add_forecast,
@@ -261,15 +262,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code."""
-    options = parser().parse_args(arguments)
+    root = parser()
+    options, left = root.parse_known_args(arguments)
+    if left:
+        root.error(unknown_arguments(options, left))
     logging.Formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Discreet("%(asctime)sZ %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    handler.setFormatter(DiscreetFormatter("%(asctime)sZ %(message)s", "%Y-%m-%dT%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("sdoml").setLevel(logging.INFO)
     if options.verbose:
         logging.getLogger("sdoml_dist").setLevel(logging.DEBUG)
     try:
+        refuse_lost(options)
         return int(options.command(options))
     except SdomlError as error:
         print(f"sdoml: {error}", file=sys.stderr)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+from collections.abc import Sequence
 
 from sdoml_dist.errors import UsageError
+from sdoml_dist.redact import redact_setting
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +39,17 @@ def run_submit(options: argparse.Namespace) -> int:
     for text in options.env or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise UsageError(f"--env {text}: a variable is given as NAME=VALUE.")
+            raise UsageError(f"--env {redact_setting(text)}: a variable is given as NAME=VALUE.")
         variables[name] = value
     return submit(
         address, options.arguments, working_folder=options.working_dir, environment=variables, limit_bytes=limit,
         wait=not options.no_wait, attach=options.attach, python=options.python,
     )  # fmt: skip
+
+
+def unknown_arguments(options: argparse.Namespace, left: Sequence[str]) -> str:
+    """Return what to say of arguments that a verb does not know; those of a verb that is submitted belong after ``--``."""
+    text = f"unrecognized arguments: {' '.join(left)}"
+    if options.verb == "submit" and options.arguments:
+        text += f"\nWhat is the verb's comes after '--': sdoml submit ... -- {shlex.join([*options.arguments, *left])}"
+    return text

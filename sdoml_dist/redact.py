@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 HIDDEN = "***"
@@ -18,6 +19,15 @@ _NAMES = ("secret_access_key", "session_token", "access_key_id", "ray_auth_token
 _PAIR = re.compile(
     rf"({'|'.join(_NAMES)})"
     r"(['\"]?\s*[=:]\s*['\"]?(?:bearer\s+)?)[^\s'\",}]+",
+    re.IGNORECASE,
+)
+
+
+# Options and variables that are passwords or keys by their names. What names a file or a way of logging in is none of these:
+# RAY_AUTH_TOKEN_PATH, RAY_AUTH_MODE=token, GOOGLE_APPLICATION_CREDENTIALS.
+_SETTING = re.compile(
+    r"((?:[\w.-]*(?:secret|password|passwd|passphrase|token|signature)|[\w.-]*(?:api|access|account|secret|private)_?key"
+    r"|(?:[\w-]+\.)*(?<![\w-])(?:key|sig))['\"]?\s*[=:]\s*)['\"]?[^\s'\",}\]]+",
     re.IGNORECASE,
 )
 
@@ -44,3 +54,22 @@ def redact(text: str) -> str:
 def has_secret(text: str) -> bool:
     """Whether :func:`redact` would change a text."""
     return redact(text) != text
+
+
+def redact_setting(text: str) -> str:
+    """Return an argument of a command line with secrets replaced: :func:`redact`, and values of options named like keys.
+
+    Parameters
+    ----------
+    text : str
+        For example ``source.storage_options.secret=...`` or ``DB_PASSWORD=...``.
+    """
+    return _SETTING.sub(rf"\g<1>{HIDDEN}", redact(text))
+
+
+class DiscreetFormatter(logging.Formatter):
+    """Takes passwords and signatures out of what is logged, tracebacks and messages of libraries included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return redact(super().format(record))

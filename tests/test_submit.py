@@ -149,6 +149,69 @@ def test_what_cannot_be_a_job_is_refused_here(tmp_path: Path, capsys: pytest.Cap
     assert "did not answer as a Ray dashboard" in capsys.readouterr().err
 
 
+PASSWORD = "hunter2"
+SECRETS = [
+    ["status", f"s3://key:{PASSWORD}@b/d"], ["update", f"https://b.s3.amazonaws.com/d?X-Amz-Signature={PASSWORD}"],
+    ["export", "s3://b/d", f"s3://k:{PASSWORD}@b/out"],
+    ["train", "latent-space", "--set", f"data.store.url=s3://a:{PASSWORD}@b/d", "--set", "output=/shared/r"],
+    ["build", "demo", "--set", f"source.storage_options.secret={PASSWORD}"],
+    ["build", "demo", "--set", f"source={{kind: files, url: 's3://b', storage_options: {{key: {PASSWORD}}}}}"],
+    ["biuld", f"s3://key:{PASSWORD}@b/d"], ["status", "s3://b/d", f"s3://key:{PASSWORD}@b/e"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", SECRETS, ids=lambda value: value[0])
+def test_secrets_are_not_sent_and_not_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="The command line holds a password") as caught:
+        describe(arguments)
+    assert PASSWORD not in repr(caught.value) + str(caught.value)
+    assert main(["submit", "--address", "http://127.0.0.1:9", "--", *arguments]) == ExitCode.USAGE
+    said = capsys.readouterr()
+    assert PASSWORD not in said.out + said.err
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "RAY_AUTH_TOKEN", "HF_TOKEN", "api_key"])
+def test_variables_of_a_job_are_no_secrets(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for env in (f"{name}={PASSWORD}", f"PROXY=http://me:{PASSWORD}@proxy"):
+        assert main(["submit", "--address", "http://127.0.0.1:9", "--env", env, "--", "status", "x"]) == ExitCode.USAGE
+    said = capsys.readouterr()
+    assert PASSWORD not in said.out + said.err
+    assert said.err.count("--env holds a password") == 2
+
+
+def test_names_of_files_and_ways_are_no_secrets() -> None:
+    fine = ["RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN_PATH=/root/.ray/auth_token", "AWS_PROFILE=sun",
+            "GOOGLE_APPLICATION_CREDENTIALS=/etc/gcs.json", "store.url=s3://bucket/sdoml", "monkey=1", "keys=2"]  # fmt: skip
+    module.refuse_secrets(fine, "")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "head:8265", "ray://head:10001", "http://", "head", "auto"])
+def test_what_is_no_dashboard_is_not_asked(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    assert main(["submit", "--address", address, "--", "status", "x"]) == ExitCode.USAGE
+    assert time.monotonic() - began < 5
+    said = capsys.readouterr().err
+    assert f"{address} is not the address of a dashboard" in said
+    assert "--address http://HEAD:8265" in said
+    assert ("Ray Client" in said) == address.startswith("ray://")
+
+
+def test_wrong_command_lines_of_submit_say_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--address", "http://127.0.0.1:9"]
+    for verb in (["build", "demo"], ["status", "x"]):
+        assert main(["submit", *where, "--working-dir", str(tmp_path / "no"), "--", *verb]) == ExitCode.USAGE
+        assert "no is not a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["submit", *where, "build", "demo", "--set", f"source.url=s3://k:{PASSWORD}@b"])
+    assert caught.value.code == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "comes after '--': sdoml submit ... -- build demo --set " in said
+    assert PASSWORD not in said
+    with pytest.raises(SystemExit):
+        main(["status", "d", "--sett"])
+    assert "after '--'" not in capsys.readouterr().err
+
+
 def test_the_upload_is_measured_as_ray_measures_it(tmp_path: Path) -> None:
     def put(name: str, size: int) -> None:
         path = tmp_path / name
@@ -274,3 +337,10 @@ def test_jobs_on_a_real_head(head: tuple[Hosts, dict[str, str]], tmp_path: Path)
     code, out, err = ended(run(head, "validate", "/nowhere"))
     assert code == ExitCode.USAGE
     assert "no dataset at /nowhere" in out
+    # A job that came past 'sdoml submit' looks itself where it would keep something.
+    address = f"http://{hosts.address(0)}:{DASHBOARD_PORT}"
+    command = ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", sys.executable]
+    for script in (["jobs/build.py", "build", "demo"], ["jobs/train.py", "latent-space"]):
+        code, out, err = ended(hosts.run(0, [*command, *script], environment=environment))
+        assert code == 1
+        assert "in this job's copy of the working folder" in out + err

@@ -14,9 +14,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
+from urllib.parse import urlsplit
 
+from sdoml_dist.engine.upload import check, measure
+from sdoml_dist.engine.upload import working_folder as folder_at
 from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, UsageError
 from sdoml_dist.recipe_base import canonical_json
+from sdoml_dist.redact import redact_setting
 
 logger = logging.getLogger("sdoml")
 
@@ -85,7 +89,8 @@ def describe(arguments: Sequence[str], folder: str | Path = ".") -> Submission:
     """Read a command line of ``sdoml`` as a job.
 
     The identity of a build is its plan and its place, whatever else is asked for: two of them would work on one dataset. Any
-    other verb is known by its arguments.
+    other verb is known by its arguments. What would be lost with the job's copy of the working folder is refused here; the
+    job itself looks once more (:func:`sdoml_dist.cli_outputs.refuse_lost`).
 
     Parameters
     ----------
@@ -97,15 +102,16 @@ def describe(arguments: Sequence[str], folder: str | Path = ".") -> Submission:
     Raises
     ------
     UsageError
-        If no job can be made of it.
+        If no job can be made of it, it holds a secret, or what it makes would be lost.
     RecipeError
         If the recipe cannot be read.
     """
     from sdoml_dist.cli import parser
+    from sdoml_dist.cli_outputs import refuse_unsent
     from sdoml_dist.plan import Plan
     from sdoml_dist.recipe_file import load_recipes
-    from sdoml_dist.store.storage import local_path
 
+    refuse_secrets(arguments, "The command line")
     if not arguments:
         raise UsageError("No verb is given.", "", "For example: sdoml submit --address URL -- build sdoml-v2")
     if arguments[0] == "submit":
@@ -113,17 +119,12 @@ def describe(arguments: Sequence[str], folder: str | Path = ".") -> Submission:
     options = parser().parse_args(list(arguments))
     told: list[Any] = list(arguments)
     names = [arguments[0]]
-    if options.verb == "build":
-        with contextlib.chdir(folder):
+    with contextlib.chdir(folder_at(folder)):
+        refuse_unsent(options)
+        plans = []
+        if options.verb == "build":
             plans = [Plan(recipe) for recipe in load_recipes(options.recipe, options.set, options.product)]
-            for plan in plans:
-                place = local_path(plan.recipe.store.url)
-                if place is not None and place.is_relative_to(Path.cwd()):
-                    raise UsageError(
-                        f"The dataset would be at {place}, below the working folder.",
-                        "The job works on a copy of that folder, which Ray removes.",
-                        "Give a shared folder or an object store: --set store.url=/shared/sdoml",
-                    )
+    if plans:
         told = ["build", [[plan.plan_id, plan.recipe.store.model_dump()] for plan in plans], options.part]
         names += [plans[0].recipe.name, *([options.part.replace("/", "-of-")] if options.part else [])]
     name = _NAME.sub("-", "-".join(names).lower()).strip("-")[:60]
@@ -243,6 +244,48 @@ def follow(client: Client, job: str, out: TextIO, sleep: Callable[[float], Any] 
     )
 
 
+def refuse_secrets(texts: Iterable[str], where: str) -> None:
+    """Refuse to send passwords and keys: Ray shows what a job is called with to everybody who sees its dashboard.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        Arguments or settings; of one that holds a secret the rest is shown.
+    where : str
+        Where they stand.
+
+    Raises
+    ------
+    UsageError
+        If one holds a secret.
+    """
+    for text in texts:
+        shown = redact_setting(text)
+        if shown != text:
+            raise UsageError(
+                f"{where} holds a password, a signature or a key: {shown}",
+                "Ray shows arguments and variables of jobs in its dashboard and its logs.",
+                "Give credentials to the nodes: by roles of machines, files of the cloud's tools, or secrets of the cluster.",
+            )
+
+
+def check_address(address: str) -> None:
+    """Refuse what is not the address of a dashboard; asking it would take most of a minute.
+
+    Raises
+    ------
+    UsageError
+        If it is not ``http://HOST`` or ``https://HOST``.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        return
+    why = "Jobs are submitted to the dashboard of the head (by default port 8265)."
+    if parts.scheme == "ray":
+        why = f"ray:// is the address of Ray Client. {why}"
+    raise UsageError(f"{address} is not the address of a dashboard.", why, "For example: --address http://HEAD:8265")
+
+
 def connect(address: str) -> Client:
     """Return a client of a cluster's dashboard.
 
@@ -299,8 +342,8 @@ def submit(
     SdomlError
         If the job cannot be submitted, or did not run.
     """
-    from sdoml_dist.engine.upload import check, measure
-
+    check_address(address)
+    refuse_secrets((f"{name}={value}" for name, value in environment.items()), "--env")
     submission = describe(arguments, working_folder)
     client = connect(address)
     known = client.list_jobs()

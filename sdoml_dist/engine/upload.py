@@ -36,6 +36,20 @@ class Upload:
     largest: tuple[tuple[str, int], ...]
 
 
+def working_folder(folder: str | Path) -> Path:
+    """Return a job's working folder by its whole path.
+
+    Raises
+    ------
+    UsageError
+        If there is no such folder.
+    """
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder.", "It would be the job's working folder.", "Correct --working-dir.")
+    return folder
+
+
 def measure(folder: str | Path) -> Upload:
     """Walk a folder as Ray does: .rayignore and .gitignore of every level count, and Ray's own list (.git, .venv, ...).
 
@@ -52,9 +66,7 @@ def measure(folder: str | Path) -> Upload:
     from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
-    folder = Path(folder).absolute()
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder.", "It would be the job's working folder.", "Correct --working-dir.")
+    folder = working_folder(folder)
     sizes: Counter[str] = Counter()
     files = total = 0
 

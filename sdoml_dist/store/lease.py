@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sdoml_dist.errors import EnvironmentFault
+from sdoml_dist.paths import refuse_copy
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.storage import environment_fault, join, local_path, os_errors, sidecar_filesystem, write_atomic
 
@@ -169,7 +170,10 @@ class Lease:
         ------
         EnvironmentFault
             If another driver holds it, or if the store does not keep to conditional writes.
+        UsageError
+            If the place is a job's copy of its working folder.
         """
+        refuse_copy(self.store.url, "The dataset or run")
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         deadline = time.monotonic() + self.wait_s
         try:
