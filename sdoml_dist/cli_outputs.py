@@ -20,8 +20,7 @@ _FILE, _FOLDER, _DATASET, _CATALOG = "The file", "The output", "The dataset", "T
 ARGUMENT: dict[str, Kept] = {
     "quicklook": (_FILE, "output"), "history": (_FILE, "output"), "report": (_FILE, "output"), "similar": (_FILE, "output"),
     "demo": (_FOLDER, "output"), "simulate": (_FOLDER, "output"), "export": (_FOLDER, "output"), "flux": (_FOLDER, "output"),
-    "far-side": (_FOLDER, "output"), "drawing": (_FOLDER, "output"),
-    "forecast": (_FOLDER, "output"), "drawing": (_FOLDER, "output"),
+    "far-side": (_FOLDER, "output"), "drawing": (_FOLDER, "output"), "forecast": (_FOLDER, "output"),
     "apply": (_DATASET, "output"), "decode": (_DATASET, "output"),
     "import": (_DATASET, "dataset"), "update": (_DATASET, "dataset"), "reprocess": (_DATASET, "dataset"),
     "expire": (_DATASET, "dataset"), "tag": (_DATASET, "dataset"), "encode": (_CATALOG, "catalog"),
