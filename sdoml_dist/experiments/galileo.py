@@ -33,8 +33,9 @@ from sdoml_dist.solar.field_scores import scaled
 from sdoml_dist.solar.translation import RANGES, ValueRange, disc_mask
 from sdoml_dist.training.parts import Months, Split
 
+CONTINUA = ("Ic_720s", "Ic_45s")
+"""Channels of the continuum; as a target they are its contrast to the quiet Sun."""
 _FIELDS = ("M_720s", "M_45s", "Bz")
-_CONTINUA = ("Ic_720s", "Ic_45s")
 _BLOCK = 4
 _SPLIT = Months(months={"train": (1, 2, 3, 4, 5, 6, 7, 11, 12), "validation": (8,), "test": (9, 10)})
 
@@ -52,8 +53,8 @@ class GalileoData(TranslationData):
     @field_validator("target")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in (*_FIELDS, *_CONTINUA, *AIA):
-            raise ValueError(f"target is one of {', '.join((*_FIELDS, *_CONTINUA, *AIA))}")
+        if value not in (*_FIELDS, *CONTINUA, *AIA):
+            raise ValueError(f"target is one of {', '.join((*_FIELDS, *CONTINUA, *AIA))}")
         return value
 
 
@@ -99,7 +100,7 @@ class Galileo(Translation):
     def values(self) -> ValueRange:
         """Values of the target."""
         target = self.config.data.target
-        return RANGES["field-3000" if target in _FIELDS else "continuum" if target in _CONTINUA else "aia"]
+        return RANGES["field-3000" if target in _FIELDS else "continuum" if target in CONTINUA else "aia"]
 
     def encode_drawing(self, drawings: np.ndarray) -> np.ndarray:
         """Return network inputs of grey levels of any shape: paper is 1, black -1; beyond the limb there is paper."""
@@ -108,10 +109,11 @@ class Galileo(Translation):
 
     def applied_inputs(self) -> tuple[str, ...]:
         """Return the continuum's channel."""
-        if self.config.data.target in _CONTINUA:
+        if self.config.data.target in CONTINUA:
             raise UsageError(
-                "This network makes the contrast of the continuum, which is no channel of a dataset.", "",
-                "Use sdoml_dist.sources.drawing and the network from Python.",
+                "This network makes the contrast of the continuum, which is no channel of a dataset: those are in DN/s.",
+                "To the continuum images of a dataset, which it would need, it adds nothing.",
+                "Apply it to drawings: 'sdoml drawing', or train one with another data.target.",
             )  # fmt: skip
         return (self.config.data.continuum,)
 
@@ -132,7 +134,7 @@ class Galileo(Translation):
         continuum = np.ascontiguousarray(physical[:, 0])
         inputs = self.encode_inputs(physical[:, :1])
         target = physical[:, -1:]
-        if self.config.data.target in _CONTINUA:
+        if self.config.data.target in CONTINUA:
             target = np.stack([contrast(one) for one in continuum])[:, None].astype(np.float32)
         valid = np.isfinite(target)
         if self.config.data.target not in AIA:

@@ -57,8 +57,12 @@ def read_drawing(
     Raises
     ------
     UsageError
-        If it is no picture, or no limb is found.
+        If it is no picture, no limb is found, or the disc or direction given is none.
     """
+    if not np.isfinite(north_deg):
+        raise UsageError(f"North cannot be at {north_deg:g} degrees.", "", "Give an angle.")
+    if disc is not None and not (np.isfinite([disc.x, disc.y]).all() and 0 < disc.radius < np.inf):
+        raise UsageError(f"{disc} is no limb.", "", "Give its middle and a radius above 0, in pixels.")
     grey = _grey(data)
     # Rows are counted from below, as everywhere here.
     grey = np.ascontiguousarray(grey[::-1])
