@@ -16,11 +16,13 @@ import torch
 
 from sdoml_dist.cli import main
 from sdoml_dist.errors import StoreError, UsageError
+from sdoml_dist.experiments import emergence_apply
 from sdoml_dist.experiments.emergence_apply import DARK, GAPS, MADE, METADATA_KEY, forecast_regions
 from sdoml_dist.experiments.emergence_forecast import EmergenceForecast, EmergenceForecastConfig, Members
 from sdoml_dist.experiments.emergence_scorer import load_trained
 from sdoml_dist.experiments.emergence_table import evaluate
 from sdoml_dist.pipelines.apply import application
+from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.emergence import Timeline
 from sdoml_dist.solar.emergence_scores import detections, scaled_by_region
 from sdoml_dist.solar.emergence_series import HOUR, INTENSITY, forecast_ends, known_share, lengthened, series_of
@@ -272,6 +274,22 @@ def test_shares_of_what_is_known() -> None:
     share = known_share(series, np.array([11, 21, 25]), STEPS, 5)
     assert share[:, 4].tolist() == [1, 1, 1]
     assert share[:, 5] == pytest.approx([1, 1 - 2 * 3 / 60, 1 - 3 * 3 / 60])
+
+
+def test_datasets_are_named_by_their_snapshot(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def timelines(store: Store, version: str | None) -> tuple[dict[int, Timeline], str]:
+        asked.append((store.url, version))
+        return {12010: made(12010)}, "SNAPSHOT"
+
+    # What is read of a dataset is tested where one is built.
+    monkeypatch.setattr(emergence_apply, "dataset_timelines", timelines)
+    address = str(tmp_path / "dataset")
+    assert main(["forecast", str(small.place), address, "-o", str(tmp_path / "out"), "--version", "v1"]) == 0
+    assert asked == [(address, "v1")]
+    told = json.loads(pq.read_schema(tmp_path / "out/forecasts.parquet").metadata[METADATA_KEY])
+    assert (told["timelines"]["source"], told["timelines"]["snapshot"]) == (address, "SNAPSHOT")
 
 
 def test_wrong_usage_says_what_to_do(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
