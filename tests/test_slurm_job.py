@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdoml_dist.engine import allocation, slurm_node
-from sdoml_dist.engine.allocation import Share, node_names, own_address, per_node, ports, share, temporary_folder
+from sdoml_dist.engine import allocation, slurm_job, slurm_node, slurm_queue
+from sdoml_dist.engine.allocation import (
+    Share,
+    node_names,
+    own_address,
+    per_node,
+    ports,
+    private_folder,
+    share,
+    temporary_folder,
+)
 from sdoml_dist.engine.cluster import private_resources
-from sdoml_dist.engine.slurm_job import Job, Runner, main, wait_for_nodes
-from sdoml_dist.engine.slurm_node import fault_path, ray_command
+from sdoml_dist.engine.slurm_job import Runner, main, patience_s, wait_for_nodes
+from sdoml_dist.engine.slurm_node import END, Node, fault_path, ray_command
+from sdoml_dist.engine.slurm_queue import has_lost_its_script, job_name, parse_gpus, parse_time_left
+from sdoml_dist.engine.slurm_settings import Job
+from sdoml_dist.engine.stop import StopHandler
 from sdoml_dist.errors import EnvironmentFault, ExitCode, UsageError
 from tests.conftest import ROOT
 
@@ -48,6 +63,8 @@ def test_a_job_reads_its_environment_and_begins_where_its_script_runs(tmp_path: 
     assert (found.number, found.restart, found.task, found.least_nodes) == (4711, 2, 3, 4)
     step = found.step(3)
     assert "--nodelist=gpu1" in step
+    # sbatch --export=NONE must not keep the token from the steps.
+    assert "--export=ALL" in step
     assert "--cpus-per-task=8" in step
     with pytest.raises(UsageError, match="not a SLURM job"):
         Job.of({})
@@ -57,6 +74,41 @@ def test_a_job_reads_its_environment_and_begins_where_its_script_runs(tmp_path: 
     kept = found.environment({"RAY_ADDRESS": "x", "RAY_AUTH_TOKEN": "y", "RAY_DEDUP_LOGS": "1", "RAY_AUTH_MODE": "disabled"})
     assert not {"RAY_ADDRESS", "RAY_AUTH_TOKEN"} & kept.keys()
     assert (kept["RAY_DEDUP_LOGS"], kept["RAY_AUTH_MODE"]) == ("1", "token")
+
+
+def test_metrics_are_off_unless_somebody_looks_at_them(tmp_path: Path) -> None:
+    found, name = job(tmp_path), "RAY_enable_metrics_collection"
+    assert found.environment({})[name] == found.environment({"SDOML_DASHBOARD": "0"})[name] == "0"
+    assert name not in found.environment({"SDOML_DASHBOARD": "1"})
+    assert found.environment({name: "1"})[name] == "1"
+
+
+def test_a_task_of_an_array_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """The last task of an array has the number of the array; a requeue of that number would be one of all tasks."""
+    array = {"SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "8"}
+    assert job_name(BASE | array) == job(tmp_path, **array).name == "4711_8"
+    assert job_name(BASE) == job(tmp_path).name == "4711"
+
+
+def test_gpus_of_the_whole_job_are_divided_as_slurm_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    details = (
+        "JobId=4711 NodeList=node[07-09],gpu1 CPUs/Task=4 TRES=cpu=8 JOB_GRES=gpu:7   Nodes=node[07-08] CPU_IDs=0-3 Mem=100 "
+        "GRES=gpu:a100:2(IDX:0-1),nic:1(IDX:0)   Nodes=node09 CPU_IDs=0 Mem=100 GRES=   Nodes=gpu1 CPU_IDs=0,2 Mem=100 "
+        "GRES=gpu:a100:2(IDX:0,2),gpu:h100:1(IDX:3) MinCPUsNode=1 Command=(null)"
+    )
+    assert parse_gpus(details) == {"node07": 2, "node08": 2, "node09": 0, "gpu1": 3}
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(slurm_queue, "_ask", lambda *command: (asked.append(command), (details, ""))[1])
+    assert job(tmp_path).gpus is None
+    assert not asked
+    found = job(tmp_path, SLURM_GPUS="7", SLURMD_NODENAME="node08")
+    assert found.gpus == (2, 2, 0, 3)
+    assert [found.step(index)[2] for index in range(4)] == ["--gpus=2", "--gpus=2", "--gres=none", "--gpus=3"]
+    # The number for the whole job contradicts that, even in the environment.
+    assert "SLURM_GPUS" not in found.environment({"SLURM_GPUS": "7"})
+    monkeypatch.setattr(slurm_queue, "_ask", lambda *_: ("", "Unable to contact slurm controller"))
+    with pytest.raises(EnvironmentFault, match="Unable to contact"):
+        job(tmp_path, SLURM_GPUS="7")
 
 
 def test_only_the_allocation_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +176,58 @@ def test_the_path_of_sockets_is_checked(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(allocation, "_filesystem", lambda _: "lustre")
     with pytest.raises(EnvironmentFault, match=r"network file system \(lustre\)"):
         temporary_folder({"SDOML_TMP": "/work"}, 4711)
+
+
+def test_folders_are_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has guessed the number of a job must not get at its sockets and its token."""
+    ours = tmp_path / "deep" / "r4711"
+    private_folder(ours)
+    private_folder(ours)
+    assert ours.stat().st_mode & 0o777 == 0o700
+    ours.chmod(0o750)
+    with pytest.raises(EnvironmentFault, match="mode 0750"):
+        private_folder(ours)
+    ours.chmod(0o700)
+    link, file = tmp_path / "r1", tmp_path / "r2"
+    link.symlink_to(ours)
+    file.touch(mode=0o600)
+    for other in (link, file):
+        with pytest.raises(EnvironmentFault, match="no folder of user"):
+            private_folder(other)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with pytest.raises(EnvironmentFault, match=f"a folder of user {user} with mode 0700; this is user {user + 1}"):
+        private_folder(ours)
+
+
+@pytest.mark.parametrize("name", ["SDOML_TMP", "SDOML_SPILL"])
+def test_a_node_leaves_a_foreign_folder_alone(name: str, tmp_path: Path) -> None:
+    place = tmp_path / {"SDOML_TMP": "r4711", "SDOML_SPILL": "sdoml-spill-4711-n1"}[name]
+    place.mkdir(mode=0o755)
+    (place / "precious").touch()
+    node = Node(tmp_path, True, {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n1", "SDOML_TMP": "/tmp", name: "/tmp"})
+    node.temporary, node.spill = tmp_path / "r4711", tmp_path / "sdoml-spill-4711-n1"
+    with pytest.raises(EnvironmentFault, match=f"{place} is there already"):
+        node.run()
+    assert (place / "precious").exists()
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_step_without_a_token_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "token"
+    monkeypatch.setattr(Node, "run", lambda _: pytest.fail("Ray would be started"))
+    monkeypatch.setattr(os, "environ", {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n1", "SDOML_TMP": "/tmp"})
+
+    def refused(**changes: str) -> str:
+        os.environ.update(changes)
+        assert slurm_node.main([str(tmp_path), "n1"]) == ExitCode.ENVIRONMENT
+        return fault_path(tmp_path, 0, "n1").read_text()
+
+    assert "has no token (RAY_AUTH_MODE=None" in refused()
+    assert "has no token (RAY_AUTH_MODE=disabled" in refused(RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN_PATH=str(path))
+    assert "No such file" in refused(RAY_AUTH_MODE="token")
+    path.write_text("\n")
+    assert "has no token (RAY_AUTH_MODE=token" in refused()
 
 
 def test_the_address_is_one_of_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,16 +319,11 @@ class Driverless(Runner):
 
 
 def test_exit_codes_and_requeues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import signal
-
-    asked: list[list[str]] = []
-
-    class Done:
-        returncode, stderr = 0, ""
+    asked: list[tuple[str, ...]] = []
 
     monkeypatch.setattr("sdoml_dist.engine.slurm_job.wait_for_nodes", lambda *_: None)
     monkeypatch.setattr(Job, "step", lambda self, index: [sys.executable, "-c", "import sys; sys.stdin.read()"])
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command) or Done())
+    monkeypatch.setattr(slurm_queue, "_ask", lambda *command: (asked.append(command), ("", ""))[1])
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(os, "environ", dict(os.environ))
 
@@ -242,8 +341,10 @@ def test_exit_codes_and_requeues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert ends(-9) == (137, 0)
         # The time limit: drained, and back into the queue; unless it was finished, or that has been done too often.
         assert ends(75, signal.SIGUSR1) == (75, 1)
-        assert asked[0] == ["scontrol", "requeue", "4711"]
+        assert asked[0] == ("scontrol", "requeue", "4711")
         assert ends(-10, signal.SIGUSR1) == (75, 1)
+        assert ends(75, signal.SIGUSR1, SLURM_ARRAY_JOB_ID="4711", SLURM_ARRAY_TASK_ID="3") == (75, 1)
+        assert asked[0] == ("scontrol", "requeue", "4711_3")
         assert ends(0, signal.SIGUSR1) == (0, 0)
         assert ends(75, signal.SIGUSR1, SLURM_RESTART_COUNT="50") == (75, 0)
         # SLURM itself puts a preempted job back.
@@ -251,6 +352,136 @@ def test_exit_codes_and_requeues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_run_may_drain_for_as_long_as_the_limit_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"4:53": 293, "2:03:04": 7384, "1-02:03:04": 93784, "UNLIMITED": float("inf"), "INVALID": None, "": None}
+    assert {text: parse_time_left(f"{text}\n") for text in texts} == texts
+    for text, expected in {"5:00": 240, "30:00": 1740, "0:20": 0, "UNLIMITED": float("inf"), "": 220}.items():
+        monkeypatch.setattr(slurm_queue, "_ask", lambda *_, text=text: (text, ""))
+        assert patience_s("4711", signal.SIGUSR1) == expected
+        # A job that is cancelled has not what is left of its limit.
+        assert patience_s("4711", signal.SIGTERM) == 220
+    # A driver under a job does not stop before, whatever its recipe says.
+    monkeypatch.setenv("SDOML_DRAIN_S", "inf")
+    handler = StopHandler(0)
+    with handler.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+        assert handler.requested
+        handler.check()
+    monkeypatch.setenv("SDOML_DRAIN_S", "5 minutes")
+    with pytest.raises(UsageError, match="SDOML_DRAIN_S=5 minutes"):
+        StopHandler(0)
+
+
+_DRIVER = """
+import os, signal, sys, time
+told = []
+def hear(number, frame):
+    told.append(number)
+    if len(told) == 2:
+        sys.exit(75)
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, hear)
+open("ready", "w").close()
+time.sleep(60)
+time.sleep(60)
+"""
+
+
+def test_a_run_that_drains_too_long_is_told_to_break_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    """The second signal does so; there is no need to kill a driver that would still commit."""
+    (tmp_path / "sdoml_dist.py").write_text(_DRIVER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(slurm_job, "patience_s", lambda *_: 1.0)
+    runner = Runner(job(tmp_path), ["build", "r"])
+    step = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    runner._steps = {"node07": step}
+
+    def sleep(_: float) -> None:
+        # The signal comes once the driver listens.
+        if (tmp_path / "ready").exists() and runner.signal is None:
+            runner._on_signal(signal.SIGUSR1, None)
+        os.sched_yield()
+
+    monkeypatch.setattr(slurm_job.time, "sleep", sleep)
+    with caplog.at_level(logging.INFO, "sdoml"):
+        assert runner._drive("192.0.2.7:10080") == ExitCode.STOPPED
+    assert "SIGUSR1: the run may drain for 1 s" in caplog.text
+    assert "units under way are given up" in caplog.text
+    step.communicate(b"\n")
+
+
+def worker(folder: Path, **changes: str) -> Node:
+    environment = {"SLURM_JOB_ID": "4711", "SLURMD_NODENAME": "n2", "SDOML_TMP": "/tmp", "SDOML_NODES_TIMEOUT": "0"}
+    return Node(folder, head=False, environment=environment | changes)
+
+
+def test_a_job_that_has_lost_its_script_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "RUNNING|n[2-3]|n1": True, "RUNNING|n[1-3]|n1": False, "COMPLETING|n[2-3]|n1": False, "PENDING||": False,
+        "": False,
+    }  # fmt: skip
+    for text, expected in answers.items():
+        monkeypatch.setattr(slurm_queue, "_ask", lambda *_, text=text: (text + "\n" if text else "", ""))
+        assert has_lost_its_script("4711") is expected, text
+
+
+@pytest.mark.parametrize("refusal", ["", "Requested operation is presently disabled"])
+def test_a_node_whose_driver_is_lost_puts_the_job_back(
+    refusal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    node, asked = worker(tmp_path), []
+    answers = iter(["RUNNING|n[1-2]|n1", "RUNNING|n2|n1", "RUNNING|n2|n1"])
+
+    def ask(*command: str) -> tuple[str, str]:
+        asked.append(command[:2])
+        if command[0] == "squeue":
+            return next(answers), ""
+        if command[0] == "scancel" or not refusal:
+            # SLURM ends the job, and with it this step.
+            node.signalled.set()
+        return "", refusal
+
+    monkeypatch.setattr(slurm_queue, "_ask", ask)
+    monkeypatch.setattr(slurm_node, "_FIRST_PAUSE_S", 0.01)
+    node._leave()
+    assert [command[0] for command in asked] == ["squeue", "squeue", "scontrol"] + ["squeue", "scancel"] * bool(refusal)
+
+
+def test_a_node_that_the_driver_lets_go_asks_slurm_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_queue, "_ask", lambda *_: pytest.fail("there is nothing to ask"))
+    for said, told in ((END, True), (b"", False), (b"en", False)):
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(said)
+        node, before = worker(tmp_path), os.dup(0)
+        os.dup2(reading, 0)
+        try:
+            slurm_node._watch(node)
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+            os.close(reading)
+        assert (node.ended.is_set(), node.told.is_set()) == (True, told)
+        if told:
+            assert node.run() == ExitCode.COMPLETE
+
+
+def test_secrets_do_not_reach_the_log() -> None:
+    for arguments in (["update", "s3://key:hunter2@b/d"], ["--parts", "s3://key:hunter2@b", "build"],
+                      ["build", "r", "--set", "source.storage_options.secret=hunter2"]):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "sdoml_dist.engine.slurm_job", *arguments], capture_output=True, text=True, check=False,
+            env={**os.environ, **BASE, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == ExitCode.USAGE
+        assert "by the environment" in done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
 
 
 def test_a_part_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

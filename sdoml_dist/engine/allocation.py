@@ -5,10 +5,12 @@ Nothing here talks to SLURM or Ray. Where SLURM, the affinity of the process and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,6 +291,34 @@ def spill_folder(environment: Mapping[str, str], job: int, node: str, temporary:
     folder = Path(root) / f"sdoml-spill-{job}-{node}"
     _refuse_full(folder)
     return folder
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that only this user can read and write; one that is there already has to be like that.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Its name can be guessed, and it may be in a place where everybody can make folders.
+
+    Raises
+    ------
+    EnvironmentFault
+        If somebody else made it, if it is no folder but for example a link, or if others can read or write it.
+    """
+    # Something that is there and no folder is told of below.
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    rights = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or rights & 0o077:
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no folder"
+        raise EnvironmentFault(
+            f"{folder} is there already: {kind} of user {found.st_uid} with mode {rights:04o}; this is user {os.geteuid()}, and "
+            "the mode has to be 0700.",
+            "Whoever can write there could take over the job's Ray.",
+            "Remove it, or choose other folders in slurm/site.env (SDOML_TMP, SDOML_SPILL, SDOML_JOBS).",
+        )
 
 
 def _refuse_full(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 ``slurm/sdoml_ray.sbatch`` and ``slurm/sdoml_array.sbatch`` become this program, which so receives the signals that SLURM
 sends to the batch script. It starts a step on each node (:mod:`sdoml_dist.engine.slurm_node`), waits for all of them, runs
-the verb, and passes signals on. Before the time limit SLURM sends SIGUSR1: the verb drains and commits, ends with 75, and
-the job is put back into the queue.
+the verb, and passes signals on. Before the time limit SLURM sends SIGUSR1: the verb drains and commits, for as long as the
+limit allows, ends with 75, and the job is put back into the queue.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 
-from sdoml_dist.engine.allocation import node_names, per_node
-from sdoml_dist.engine.slurm_node import address_path, configure_logging, fault_path
+from sdoml_dist.engine.allocation import private_folder
+from sdoml_dist.engine.slurm_node import END, address_path, configure_logging, fault_path
+from sdoml_dist.engine.slurm_queue import requeue, seconds_left
+from sdoml_dist.engine.slurm_settings import Job
 from sdoml_dist.errors import EnvironmentFault, ExitCode, SdomlError, UsageError
+from sdoml_dist.redact import redact_setting
 
 logger = logging.getLogger("sdoml")
 
@@ -33,111 +34,13 @@ _POLL_S = 0.3
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 # How long a step may take to end its Ray: more than the node's own patience.
 _END_S = 28.0
-# How long a driver that has lost its cluster may take to end; and one that was told to stop, before the five minutes are
-# over that the batch scripts ask SLURM for.
-_DRIVER_S = 60.0
+# How long a driver that has lost its cluster may take to end, and one that is told to give up what is under way.
+_DRIVER_S, _BREAK_S = 60.0, 20.0
+# What has to be left of the time limit when draining ends: for breaking off, the end of Ray, and going back into the queue.
+_MARGIN_S = _BREAK_S + _END_S + 12.0
+# How long draining may take where SLURM does not say how much time is left: of the five minutes that the batch scripts ask
+# for, less the above and some that a late signal takes.
 _DRAIN_S = 220.0
-_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_enable_metrics_collection": "0",
-    "RAY_DEDUP_LOGS": "0",
-    # Without these a node that is lost in silence leaves the driver waiting for ever.
-    "RAY_grpc_client_keepalive_time_ms": "5000",
-    "RAY_grpc_client_keepalive_timeout_ms": "5000",
-    # The lease of a run that was killed with its node lives on for half a minute.
-    "SDOML_WAIT": "60",
-    # Logs of Ray are bounded: 64 MiB and two older files each.
-    "RAY_ROTATION_MAX_BYTES": str(64 * 2**20),
-    "RAY_ROTATION_BACKUP_COUNT": "2",
-}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What SLURM says about this job.
-
-    Attributes
-    ----------
-    number : int
-        Number of the job; of a task of an array its own.
-    nodes : tuple of str
-        Names of the nodes, the batch script's first.
-    cpus : tuple of int
-        CPUs of the job on each.
-    restart : int
-        How often it was put back into the queue.
-    task : int or None
-        Number in the array.
-    folder : pathlib.Path
-        Folder of the job, shared by all nodes.
-    timeout_s : float
-        How long to wait for nodes.
-    least_nodes : int
-        With how many to begin when others do not come.
-    most_restarts : int
-        How often to go back into the queue.
-    """
-
-    number: int
-    nodes: tuple[str, ...]
-    cpus: tuple[int, ...]
-    restart: int
-    task: int | None
-    folder: Path
-    timeout_s: float
-    least_nodes: int
-    most_restarts: int
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Job:
-        """Read the environment of the batch script.
-
-        Raises
-        ------
-        UsageError
-            If this is no SLURM job.
-        """
-        if "SLURM_JOB_ID" not in environment:
-            raise UsageError("This is not a SLURM job.", "", "Submit it: sbatch slurm/sdoml_ray.sbatch build RECIPE")
-        number = int(environment["SLURM_JOB_ID"])
-        names = node_names(environment["SLURM_JOB_NODELIST"])
-        cpus = per_node(environment.get("SLURM_JOB_CPUS_PER_NODE", f"1(x{len(names)})"))
-        # The batch script runs on the first node, where the head belongs: its driver talks to it most.
-        first = environment.get("SLURMD_NODENAME", names[0])
-        order = sorted(range(len(names)), key=lambda index: names[index] != first)
-        root = environment.get("SDOML_JOBS") or environment.get("SLURM_SUBMIT_DIR") or str(Path.cwd())
-        task = environment.get("SLURM_ARRAY_TASK_ID")
-        return cls(
-            number, tuple(names[index] for index in order), tuple(cpus[index] for index in order),
-            int(environment.get("SLURM_RESTART_COUNT", "0")), int(task) if task else None,
-            Path(root) / f"sdoml-job-{number}", _number(environment, "SDOML_NODES_TIMEOUT", 300),
-            _number(environment, "SDOML_MIN_NODES", len(names)), _number(environment, "SDOML_MAX_RESTARTS", 50),
-        )  # fmt: skip
-
-    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of Ray and of the driver; settings of the site win, except for the token."""
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
-        kept = {name: value for name, value in base.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-        return {**_ENVIRONMENT, **kept, **token}
-
-    def step(self, index: int) -> list[str]:
-        """Return the command that runs a node."""
-        # CPUs are named because a step does not inherit them (since SLURM 22.05); a step per node because one that is
-        # lost must not take the others along.
-        return [
-            "srun", "--nodes=1", "--ntasks=1", f"--nodelist={self.nodes[index]}", f"--cpus-per-task={self.cpus[index]}",
-            "--overlap", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered",
-            sys.executable, "-m", "sdoml_dist.engine.slurm_node", str(self.folder), self.nodes[0],
-        ]  # fmt: skip
-
-
-def _number(environment: Mapping[str, str], name: str, otherwise: int) -> int:
-    """Read a setting of the site."""
-    text = environment.get(name, "").strip()
-    if text and not text.isdigit():
-        raise UsageError(f"{name}={text} is not a whole number.", "", "Correct it in slurm/site.env.")
-    return int(text) if text else otherwise
 
 
 def alive_nodes(address: str) -> set[str]:
@@ -201,6 +104,20 @@ def wait_for_nodes(
         sleep(_POLL_S)
 
 
+def patience_s(name: str, number: int) -> float:
+    """Return how long a run may drain after a signal.
+
+    Parameters
+    ----------
+    name : str
+        How SLURM's programs call the job.
+    number : int
+        The signal. SIGUSR1 comes before the time limit, or before the end of a preempted job's grace: SLURM knows when.
+    """
+    left = seconds_left(name) if number == signal.SIGUSR1 else None
+    return _DRAIN_S if left is None else max(0.0, left - _MARGIN_S)
+
+
 class Runner:
     """Runs one job.
 
@@ -223,7 +140,7 @@ class Runner:
     def run(self) -> int:
         """Run the job and return its exit code."""
         job = self.job
-        job.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(job.folder)
         token = job.folder / "token"
         token.unlink(missing_ok=True)
         with os.fdopen(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -281,25 +198,30 @@ class Runner:
         """Run the verb, and return its exit code."""
         logger.info(f"Ray at {address}")
         command = [sys.executable, "-m", "sdoml_dist", *self.verb]
+        # How long it drains is decided here, by the time that is left, and not by its recipe.
+        environment = {**os.environ, "RAY_ADDRESS": address, "SDOML_DRAIN_S": "inf"}
         # A group of its own would not get the terminal's signals; SLURM's reach it in any case.
-        self._driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address})  # noqa: S603 - the user's own
+        self._driver = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own
         if self.signal is not None:
             self._driver.send_signal(self.signal)
         head = self._steps[self.job.nodes[0]]
+        deadline, told = float("inf"), False
         while self._driver.poll() is None:
             if head.poll() is not None:
                 logger.info(f"Ray's head on {self.job.nodes[0]} has ended; so does the run")
                 self._driver.terminate()
-                try:
-                    self._driver.wait(_DRIVER_S)
-                except subprocess.TimeoutExpired:
-                    self._driver.kill()
-                    self._driver.wait()
+                self._finish(_DRIVER_S)
                 return ExitCode.STOPPED if self.signal is not None else ExitCode.ENVIRONMENT
-            if self.signal is not None and time.monotonic() - self._since > _DRAIN_S:
-                logger.info("the run has not ended %.0f s after the signal; it is ended, what is committed is safe", _DRAIN_S)
-                self._driver.kill()
-                return self._driver.wait()
+            if self.signal is not None and not told:
+                told, patience = True, patience_s(self.job.name, self.signal)
+                deadline = self._since + patience
+                logger.info(f"{signal.Signals(self.signal).name}: the run may drain for {patience:.0f} s")
+            if time.monotonic() > deadline:
+                logger.info("the run has not ended by itself; units under way are given up, what is committed is safe")
+                # The second signal breaks off.
+                self._driver.terminate()
+                self._finish(_BREAK_S)
+                return self._driver.returncode
             for name, step in self._steps.items():
                 if name not in self._gone and step.poll() is not None:
                     self._gone.add(name)
@@ -307,11 +229,21 @@ class Runner:
             time.sleep(_POLL_S)
         return self._driver.returncode
 
+    def _finish(self, seconds: float) -> None:
+        """Wait for the driver, and kill it if it takes longer."""
+        assert self._driver is not None
+        try:
+            self._driver.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._driver.kill()
+            self._driver.wait()
+
     def _end(self) -> None:
         """Ask all nodes to end their Ray, and wait for them."""
         for step in self._steps.values():
             assert step.stdin is not None
             with contextlib.suppress(OSError):
+                step.stdin.write(END)
                 step.stdin.close()
         deadline = time.monotonic() + _END_S
         for step in self._steps.values():
@@ -334,10 +266,9 @@ class Runner:
         if self.job.restart >= self.job.most_restarts:
             logger.info(f"not requeued: it was {self.job.restart} times (SDOML_MAX_RESTARTS)")
             return code
-        command = ["scontrol", "requeue", str(self.job.number)]
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - SLURM's own
-        if asked.returncode:
-            logger.info(f"not requeued ({asked.stderr.strip()}); the same sbatch command goes on")
+        fault = requeue(self.job.name)
+        if fault:
+            logger.info(f"not requeued ({fault}); the same sbatch command goes on")
         else:
             logger.info("requeued; the next run goes on where this one stopped")
         return code
@@ -345,11 +276,18 @@ class Runner:
 
 def main(arguments: list[str]) -> int:
     """Run a job and return the exit code of the batch script."""
+    configure_logging()
+    if any(redact_setting(argument) != argument for argument in arguments):
+        # Before anything can show them: parsers name what they refuse.
+        logger.error(
+            "The command line holds a password, a key or a signature.\nThe job's log and scontrol would show it to others.\n"
+            "Give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...), for example in slurm/site.env."
+        )
+        return int(ExitCode.USAGE)
     parser = argparse.ArgumentParser(prog="slurm_job", description="Run a verb of sdoml on the nodes of this SLURM job.")
     parser.add_argument("--parts", type=int, help="run part SLURM_ARRAY_TASK_ID of so many")
     parser.add_argument("verb", nargs=argparse.REMAINDER, help="a verb of sdoml and its arguments")
     options = parser.parse_args(arguments)
-    configure_logging()
     try:
         job = Job.of(os.environ)
         verb = options.verb

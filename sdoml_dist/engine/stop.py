@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from sdoml_dist.errors import Stopped
+from sdoml_dist.errors import Stopped, UsageError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 0.2
@@ -21,6 +21,15 @@ _POLL_S = 0.2
 
 class BreakOff(KeyboardInterrupt):
     """Raised in the main thread when draining took too long or a second signal came."""
+
+
+def _patience_s(drain_s: float) -> float:
+    """Return how long draining may take: ``SDOML_DRAIN_S`` where whoever started this process knows better, else `drain_s`."""
+    text = os.environ.get("SDOML_DRAIN_S", "").strip()
+    try:
+        return float(text) if text else drain_s
+    except ValueError:
+        raise UsageError(f"SDOML_DRAIN_S={text} is not a number of seconds.", "", "Correct it, or unset it.") from None
 
 
 @contextlib.contextmanager
@@ -74,7 +83,7 @@ class StopRequest:
     """
 
     def __init__(self, brake: Any, drain_s: float) -> None:
-        self._brake, self._drain_s = brake, drain_s
+        self._brake, self._drain_s = brake, _patience_s(drain_s)
         self._requested = threading.Event()
         self._closed = threading.Event()
         self._late = False
@@ -140,7 +149,7 @@ class StopHandler:
     """
 
     def __init__(self, drain_s: float) -> None:
-        self._drain_s = drain_s
+        self._drain_s = _patience_s(drain_s)
         self._since: float | None = None
         self.reason = ""
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.servers.hosts import Hosts, why_not
 
-CPUS, MEMORY_MB = 4, 6000
+CPUS, MEMORY_MB, GPUS = 4, 6000, 2
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol", "sinfo", "squeue", "scancel", "srun")
 # Two nodes of four CPUs on whatever machine this is. A requeued job may not start before its old credential has expired,
 # by default two minutes; here five seconds. slurmd insists on a plugin for control groups, which is then never used.
@@ -51,9 +51,12 @@ SlurmdTimeout=20
 KillWait=40
 MinJobAge=3600
 JobRequeue=1
+GresTypes=gpu
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP OverSubscribe=NO
 """
+# Devices that are there on every machine: SLURM counts them and hands out their numbers, and nothing opens them.
+_GPUS = "Name=gpu File=/dev/zero\nName=gpu File=/dev/full\n"
 _CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\n"
 
 
@@ -66,7 +69,7 @@ class Slurm:
         (self.folder / "state").mkdir(parents=True)
         nodes = "\n".join(
             f"NodeName={self.hosts.name(host)} NodeAddr={self.hosts.address(host)} CPUs={CPUS} RealMemory={MEMORY_MB} "
-            "State=UNKNOWN"
+            f"Gres=gpu:{GPUS} State=UNKNOWN"
             for host in range(1, number + 1)
         )
         (self.folder / "slurm.conf").write_text(
@@ -75,6 +78,7 @@ class Slurm:
             )
         )
         (self.folder / "cgroup.conf").write_text(_CGROUPS)
+        (self.folder / "gres.conf").write_text(_GPUS)
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
