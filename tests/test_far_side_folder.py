@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -34,7 +35,9 @@ from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.settings import CalibrationSettings
 from sdoml_dist.solar.simulation import SimulationConfig
 from sdoml_dist.sources.euvi import read_euvi
+from sdoml_dist.sources.euvi_files import look_into_folder
 from sdoml_dist.sources.euvi_simulator import Spacecraft, euvi_fits
+from sdoml_dist.store.far_side_folder import FarSideFolder
 from sdoml_dist.store.reader import open_products
 from tests.test_crash import end_leftovers
 from tests.translation_suns import SIZE, write_dataset
@@ -168,6 +171,11 @@ def test_good_sets_are_made_and_others_say_why(
     np.testing.assert_allclose(found.data, field.field, rtol=1e-4, atol=1e-2)
     assert found.observer_coordinate.lon.to_value("deg") == pytest.approx(-94.78, abs=0.01)
     assert np.isfinite(found.data).any()
+
+    # Files that have not changed are known, but for those that could not be read.
+    known = FarSideFolder(Store(url=str(output))).files()
+    assert {Path(path).name for path, _ in known} == set(use) - {"none.fts"}
+    assert list(known.values()) == [one for one in look_into_folder(str(frames), settings) if one.status == "ok"]
 
     # The same command has nothing to do, and says the same.
     again = far_side(run, frames, output, by="nobody")
@@ -357,3 +365,17 @@ def test_a_killed_worker_a_killed_driver_and_a_signal_change_nothing(tmp_path: P
     assert whole.returncode == ExitCode.COMPLETE, err
     assert contents(output) == contents(tmp_path / "undisturbed")
     assert len(contents(output)) == number
+
+
+def test_a_folder_that_cannot_be_written_is_a_fault_of_the_environment(
+    tmp_path: Path, far_side: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_set(tmp_path / "euvi", 0)
+    monkeypatch.setattr("sdoml_dist.store.far_side_folder.put", full)
+    code, told = far_side(saved(tmp_path / "run"), tmp_path / "euvi", tmp_path / "fields")
+    assert code == ExitCode.ENVIRONMENT
+    assert "Writing frames.csv" in told
+    assert "Free some space" in told

@@ -197,7 +197,7 @@ class SetTranslator:
 
         Raises
         ------
-        OSError
+        EnvironmentFault
             If it cannot be written.
         """
         started, clock = time.time(), time.perf_counter()

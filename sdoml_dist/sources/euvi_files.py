@@ -148,13 +148,18 @@ def _listing(url: str) -> list[tuple[str, str, int]]:
         raise UsageError(f"There is no file {GLOB} below {url}.", "", "Give the folder that holds the FITS files.")
     local = isinstance(filesystem, LocalFileSystem)
     return [
-        (str(path) if local else filesystem.unstrip_protocol(path), _state(details), int(details.get("size") or -1))
+        (str(path) if local else filesystem.unstrip_protocol(path), _state(details), _size(details))
         for path, details in sorted(files.items())
     ]
 
 
 def _state(details: Mapping[str, Any]) -> str:
     return "|".join(str(details[key]) for key in _STATE if details.get(key) is not None)
+
+
+def _size(details: Mapping[str, Any]) -> int:
+    size = details.get("size")
+    return -1 if size is None else int(size)
 
 
 def _look_into(path: str, state: str, size: int, settings: CalibrationSettings) -> EuviFile:

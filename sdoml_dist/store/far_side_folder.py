@@ -6,10 +6,11 @@ there is known whatever became of the tables.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -22,7 +23,7 @@ from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.euvi_files import DUPLICATE, EuviFile
 from sdoml_dist.sources.fits import read_header
-from sdoml_dist.store.storage import join, local_path, os_errors, sidecar_options
+from sdoml_dist.store.storage import environment_fault, join, local_path, os_errors, sidecar_options
 
 logger = logging.getLogger("sdoml")
 
@@ -123,15 +124,25 @@ class FarSideFolder:
 
         Raises
         ------
-        OSError
+        EnvironmentFault
             If the storage refuses or does not answer.
         """
-        with os_errors():
+        with self._faults(f"Writing {name}"):
             put(self.filesystem, join(self.root, name), data)
+
+    @contextlib.contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        try:
+            with os_errors():
+                yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise environment_fault(error, self.store, doing) from error
 
     def keys(self, names: Iterable[str]) -> dict[str, str]:
         """Return what magnetograms that are there were made of: their keys, by name of the set."""
-        with os_errors():
+        with self._faults("Looking for magnetograms"):
             try:
                 there = {str(path).rpartition("/")[2] for path in self.filesystem.ls(self.root, detail=False)}
             except FileNotFoundError:
@@ -205,7 +216,7 @@ class FarSideFolder:
     def _rows(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a table, none where it is not there or is none of ours."""
         try:
-            with os_errors():
+            with self._faults(f"Reading {name}"):
                 text = self.filesystem.cat_file(join(self.root, name)).decode("utf-8")
         except FileNotFoundError:
             return []
