@@ -59,11 +59,11 @@ def submit(slurm: Slurm, folder: Path, script: str, *arguments: str, cpus: int =
     options = [f"--cpus-per-task={cpus}", "--mem=2900M", "--time=10"]
     if script == RAY:
         options.append(f"--nodes={nodes}")
-    first = [argument for argument in arguments if argument.startswith("--array=")]
+    first = [argument for argument in arguments if argument.startswith(("--array=", "--export=", "--gpus="))]
     return slurm.submit(*options, *first, script, *[one for one in arguments if one not in first], cwd=folder)
 
 
-def log(folder: Path, job: int) -> str:
+def log(folder: Path, job: int | str) -> str:
     return "\n".join(path.read_text() for path in sorted(folder.glob(f"sdoml*-{job}*.log")))
 
 
@@ -83,8 +83,15 @@ def ended(slurm: Slurm, job: int, folder: Path) -> dict[str, str]:
 
 
 def test_two_jobs_on_the_same_nodes(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
-    """Both build over both nodes at once; each is complete, and bit-identical to a build on one machine."""
-    jobs = {name: submit(slurm, site, RAY, "build", str(write_recipe(site, name, period=PERIOD))) for name in ("a", "b")}
+    """Both build over both nodes at once; each is complete, and bit-identical to a build on one machine.
+
+    One is submitted without the user's environment, which holds for steps as well; the other has three GPUs over two nodes.
+    """
+    options = {"a": "--export=NONE", "b": "--gpus=3"}
+    jobs = {
+        name: submit(slurm, site, RAY, option, "build", str(write_recipe(site, name, period=PERIOD)))
+        for name, option in options.items()
+    }
     ports = []
     for name, job in jobs.items():
         found = ended(slurm, job, site)
@@ -92,13 +99,16 @@ def test_two_jobs_on_the_same_nodes(slurm: Slurm, site: Path, expected: dict[str
         same(expected, contents(str(site / name)))
         assert len(nodes_used(site / name)) == 2
         ports.append(set(map(int, re.findall(r"-port=(\d{5})", log(site, job)))))
-        assert "--num-cpus=1 --num-gpus=0" in log(site, job)
+        gpus = sorted(re.findall(r"--num-cpus=1 --num-gpus=(\d)", log(site, job)))
+        assert gpus == {"a": ["0", "0"], "b": ["1", "2"]}[name], log(site, job)
+        assert log(site, job).count(f"--temp-dir=/tmp/ray/r{job} ") == 2
     assert len(ports[0]) >= 8
     assert not ports[0] & ports[1]
 
 
 def test_the_time_limit_drains_and_requeues(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
-    recipe = write_recipe(site, "d", period=PERIOD)
+    # How long the run may drain is a matter of the job's limit, and not of the recipe.
+    recipe = write_recipe(site, "d", period=PERIOD, resources={"commit_every_units": 1, "drain_s": 0})
     job = submit(slurm, site, RAY, "build", str(recipe))
     wait_for(lambda: done_frames(str(site / "d")) >= 8, lambda: log(site, job))
     # As --signal=B:USR1@300 sends it.
@@ -107,19 +117,33 @@ def test_the_time_limit_drains_and_requeues(slurm: Slurm, site: Path, expected: 
     found = ended(slurm, job, site)
     assert found["ExitCode"] == f"{ExitCode.FRAMES_FAILED}:0"
     told = log(site, job)
+    # Ten minutes, less what has passed and the margin.
+    (patience,) = re.findall(r"SIGUSR1: the run may drain for (\d+) s", told)
+    assert 200 < int(patience) < 540
     assert "Stopped by SIGUSR1" in told
     assert "ended with 75" in told
     assert "resumed:" in told
     same(expected, contents(str(site / "d")))
 
 
-def test_a_node_that_loses_power(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
+def test_nodes_that_lose_power(slurm: Slurm, site: Path, expected: dict[str, Any]) -> None:
+    """The driver's: the job is requeued and goes on once there are nodes. Another: the run goes on without it."""
     recipe = write_recipe(site, "d", period=PERIOD)
     job = submit(slurm, site, RAY, "build", str(recipe))
-    wait_for(lambda: done_frames(str(site / "d")) >= 8, lambda: log(site, job))
+    wait_for(lambda: done_frames(str(site / "d")) >= 4, lambda: log(site, job))
+    assert slurm.jobs(job)[0]["BatchHost"] == slurm.node(1)
+    slurm.power_off(1)
+    wait_for(lambda: slurm.jobs(job)[0]["Restarts"] == "1", lambda: log(site, job))
+    assert "the node of the driver is down; the job is requeued" in log(site, job)
+    before = done_frames(str(site / "d"))
+    slurm.start_node(1)
+    wait_for(lambda: done_frames(str(site / "d")) >= before + 8, lambda: log(site, job))
     slurm.power_off(2)
     found = ended(slurm, job, site)
-    assert found["ExitCode"] == f"{ExitCode.FRAMES_FAILED}:0", log(site, job)
+    assert (found["ExitCode"], found["Restarts"]) == (f"{ExitCode.FRAMES_FAILED}:0", "1"), log(site, job)
+    told = log(site, job)
+    assert "resumed:" in told
+    assert f"node {slurm.node(2)} is lost" in told
     same(expected, contents(str(site / "d")))
     slurm.start_node(2)
     wait_for(lambda: slurm.idle() == 2, slurm.hosts.logs)
@@ -135,8 +159,13 @@ def test_a_failed_part_is_done_again_by_the_printed_expression(slurm: Slurm, sit
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) * 6 // 10])
     job = submit(slurm, site, ARRAY, "--array=1-3", "3", "build", str(recipe))
-    codes = {task["ArrayTaskId"]: task["ExitCode"] for task in slurm.wait(job)}
-    assert codes == {"1": "0:0", "2": f"{ExitCode.FRAMES_FAILED}:0", "3": "0:0"}, log(site, job)
+    # The last task of an array has the number of the array; its time limit must not be that of the others.
+    wait_for(lambda: "Ray at" in log(site, f"{job}_3"), lambda: log(site, job))
+    slurm.command("scancel", "--batch", "--signal=USR1", f"{job}_3")
+    tasks = {task["ArrayTaskId"]: task for task in slurm.wait(job)}
+    codes = {number: (task["ExitCode"], task["Restarts"]) for number, task in tasks.items()}
+    assert codes == {"1": ("0:0", "0"), "2": (f"{ExitCode.FRAMES_FAILED}:0", "0"), "3": ("0:0", "1")}, log(site, job)
+    assert tasks["3"]["JobId"] == str(job)
     status = [sys.executable, "-m", "sdoml_dist", "status", str(site / "d"), "--array-expression", "3"]
     expression = slurm.command(*status).stdout.strip()
     assert expression == "2"
