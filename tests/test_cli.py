@@ -36,7 +36,7 @@ def test_the_surface_is_frozen() -> None:
         "demo", "plan", "prefetch", "build", "update", "status", "inspect", "validate", "quicklook", "tag", "versions",
         "schema", "simulate", "doctor", "diff", "report", "reprocess", "expire", "export", "import",
         "emergence", "train", "evaluate", "encode", "apply", "decode", "compact", "compression", "flux", "similar", "submit",
-        "history", "far-side", "forecast",
+        "history", "far-side", "forecast", "drawing",
     }  # fmt: skip
 
 

@@ -27,7 +27,8 @@ LINES = [
     "evaluate /shared/runs/x -o tables", "encode runs/x s3://b/d latents", "far-side /shared/r /shared/f fields",
     "apply /shared/r s3://b/d out", "decode s3://b/l out --checkpoint /shared/r", "compact latents",
     "flux /shared/f.csv --catalog s3://b/l", "similar s3://b/l --time 2014-01-07T18:00 -o s.png", "expire d", "tag d v1",
-    "forecast /shared/r s3://b/t -o out", "simulate demo -o files", "build recipe.yaml --set store.url=../out", "export s3://b/d file://HERE/out",
+    "forecast /shared/r s3://b/t -o out", "drawing /shared/r /shared/a.png --time 1612-06-02 --north 0 -o out",
+    "simulate demo -o files", "build recipe.yaml --set store.url=../out", "export s3://b/d file://HERE/out",
 ]  # fmt: skip
 """Command lines whose results would be in the working folder."""
 
