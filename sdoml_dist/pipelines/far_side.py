@@ -32,9 +32,9 @@ from sdoml_dist.training import checkpoint as checkpoints
 logger = logging.getLogger(__name__)
 
 # PyTorch, Ray, and frames of 2048 x 2048 pixels while they are registered; then per pixel of the network's image, where the
-# published networks take some 500.
+# published networks take 640 (version 2) and 1000 (version 3).
 _WORKER_BYTES = 1_000_000_000
-_BYTES_PER_PIXEL = 1_000
+_BYTES_PER_PIXEL = 1_500
 # How the outcomes of sets are counted beside those of frames elsewhere.
 _CODES = {
     SetStatus.OK: FrameStatus.OK, SetStatus.NO_LIGHT: FrameStatus.REJECTED_NOT_LIGHT,
