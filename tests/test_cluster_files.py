@@ -1,8 +1,9 @@
-"""The configurations in cluster/: read by Ray's own code, AWS's own model, and a schema of KubeRay's fields that they use."""
+"""The configurations in cluster/: read by Ray's own code, AWS's own model, and KubeRay's own schemas."""
 
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 import re
@@ -117,65 +118,42 @@ def test_aws_knows_every_key_of_the_machines() -> None:
 
 # KubeRay -------------------------------------------------------------------------------------------------------------
 
-_TEXT, _FLAG, _NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
-_QUANTITY = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|Ki|Mi|Gi|Ti)?$"}
+CRDS = ROOT / "tests" / "data" / "kuberay" / "crds.json.gz"
 
 
-def _object(required: str = "", **properties: Any) -> dict[str, Any]:
-    """Return the schema of an object with these fields and no other."""
-    return {"type": "object", "properties": properties, "required": required.split(), "additionalProperties": False}
+def strict(node: Any, *, root: bool = True) -> Any:
+    """Return a schema that refuses fields it does not name, as an API server with strict validation does.
+
+    Kubernetes looks after `metadata` of a resource itself; elsewhere an object without fields has none.
+    """
+    if isinstance(node, list):
+        return [strict(item, root=False) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {}
+    for key, value in node.items():
+        named = key == "properties"
+        made[key] = (
+            {name: part if root and name == "metadata" else strict(part, root=False) for name, part in value.items()}
+            if named
+            else strict(value, root=False)
+        )
+    closed = not node.get("x-kubernetes-preserve-unknown-fields") and "additionalProperties" not in node
+    if node.get("type") == "object" and closed:
+        made["additionalProperties"] = False
+    return made
 
 
-def _list(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": item, "minItems": 1}
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, Any]:
+    """Return KubeRay's own schemas by kind (tests/data/kuberay/NOTICE says of which commit)."""
+    found: dict[str, Any] = json.loads(gzip.decompress(CRDS.read_bytes()))
+    return {kind: strict(schema) for kind, schema in found.items()}
 
 
-_WORDS = {"type": "object", "additionalProperties": _TEXT}
-_AMOUNTS = _object("limits requests", limits=_object("cpu memory", cpu=_QUANTITY, memory=_QUANTITY),
-                   requests=_object("cpu memory", cpu=_QUANTITY, memory=_QUANTITY))  # fmt: skip
-_PULL, _SCALING = {"enum": ["IfNotPresent", "Always", "Never"]}, {"enum": ["Default", "Aggressive", "Conservative"]}
-_METADATA = _object(name=_TEXT, namespace=_TEXT, labels=_WORDS)
-_CONTAINER = _object(
-    "name image resources securityContext", name=_TEXT, image=_TEXT, imagePullPolicy=_PULL,
-    env=_list(_object("name value", name=_TEXT, value=_TEXT)),
-    envFrom=_list(_object("secretRef", secretRef=_object("name", name=_TEXT, optional=_FLAG))),
-    ports=_list(_object("containerPort name", containerPort=_NUMBER, name=_TEXT)),
-    securityContext=_object("allowPrivilegeEscalation", allowPrivilegeEscalation={"const": False},
-                            capabilities=_object("drop", drop=_list(_TEXT))),
-    volumeMounts=_list(_object("name mountPath", name=_TEXT, mountPath=_TEXT, readOnly=_FLAG)), resources=_AMOUNTS,
-)  # fmt: skip
-_TEMPLATE = _object("spec", metadata=_METADATA, spec=_object(
-    "containers securityContext", restartPolicy={"const": "Never"}, automountServiceAccountToken=_FLAG,
-    nodeSelector=_WORDS, terminationGracePeriodSeconds=_NUMBER, containers=_list(_CONTAINER),
-    tolerations=_list(_object(key=_TEXT, operator=_TEXT, value=_TEXT, effect=_TEXT)),
-    securityContext=_object("runAsNonRoot", runAsNonRoot={"const": True}, runAsUser={"type": "integer", "minimum": 1},
-                            fsGroup=_NUMBER, seccompProfile=_object("type", type=_TEXT)),
-    volumes=_list(_object("name", name=_TEXT, configMap=_object("name", name=_TEXT))),
-))  # fmt: skip
-_CLUSTER = _object(
-    "rayVersion authOptions headGroupSpec workerGroupSpecs", rayVersion={"const": RAY}, enableInTreeAutoscaling=_FLAG,
-    authOptions=_object("mode", mode={"const": "token"}),
-    autoscalerOptions=_object("version", version={"const": "v2"}, upscalingMode=_SCALING, idleTimeoutSeconds=_NUMBER,
-                              resources=_AMOUNTS),
-    headGroupSpec=_object("rayStartParams template", rayStartParams=_WORDS, template=_TEMPLATE),
-    workerGroupSpecs=_list(_object("groupName minReplicas maxReplicas template", groupName=_TEXT, replicas=_NUMBER,
-                                   minReplicas=_NUMBER, maxReplicas=_NUMBER, rayStartParams=_WORDS, template=_TEMPLATE)),
-)  # fmt: skip
-_JOB = _object(
-    "entrypoint shutdownAfterJobFinishes ttlSecondsAfterFinished backoffLimit rayClusterSpec", entrypoint=_TEXT,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "SidecarMode"]}, backoffLimit=_NUMBER, activeDeadlineSeconds=_NUMBER,
-    shutdownAfterJobFinishes={"const": True}, ttlSecondsAfterFinished=_NUMBER, rayClusterSpec=_CLUSTER,
-)  # fmt: skip
-
-
-def schema(kind: str) -> dict[str, Any]:
-    spec = {"RayCluster": _CLUSTER, "RayJob": _JOB}[kind]
-    head = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}, "metadata": _METADATA, "spec": spec}
-    return _object("apiVersion kind metadata spec", **head)
-
-
-def faults(resource: dict[str, Any]) -> list[str]:
-    return [error.message for error in jsonschema.Draft202012Validator(schema(resource["kind"])).iter_errors(resource)]
+def faults(resource: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    validator = jsonschema.Draft202012Validator(schemas[resource["kind"]])
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(resource)]
 
 
 def cluster_of(resource: dict[str, Any]) -> dict[str, Any]:
@@ -185,14 +163,56 @@ def cluster_of(resource: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", KUBERAY)
-def test_kuberay_manifests_have_known_fields_only(name: str) -> None:
+def test_kuberay_accepts_its_manifests_and_refuses_mistakes(name: str, schemas: dict[str, Any]) -> None:
     resource = load(f"kuberay/{name}")
-    assert faults(resource) == []
-    bad = copy.deepcopy(resource)
-    group = cluster_of(bad)["spec"]["workerGroupSpecs"][0]
-    group["maxReplica"], group["replicas"] = 3, "two"
-    assert any("maxReplica" in fault for fault in faults(bad))
-    assert any("'two'" in fault for fault in faults(bad))
+    assert resource["apiVersion"] == "ray.io/v1"
+    assert resource["metadata"].keys() == {"name", "labels"}
+    assert faults(resource, schemas) == []
+
+    def group(spoilt: dict[str, Any]) -> dict[str, Any]:
+        return cluster_of(spoilt)["spec"]["workerGroupSpecs"][0]
+
+    def pod(spoilt: dict[str, Any]) -> dict[str, Any]:
+        return group(spoilt)["template"]["spec"]
+
+    mistakes: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+        (lambda r: group(r).update(maxReplica=3), "'maxReplica' was unexpected"),
+        (lambda r: group(r).update(replicas="two"), "'two' is not of type 'integer'"),
+        (lambda r: group(r).pop("template"), "'template' is a required property"),
+        (lambda r: group(r)["rayStartParams"].update({"num-cpus": 15}), "15 is not of type 'string'"),
+        (lambda r: group(r)["template"]["metadata"].update(lables={}), "'lables' was unexpected"),
+        (lambda r: pod(r).update(nodeSelektor={}), "'nodeSelektor' was unexpected"),
+        (lambda r: pod(r)["containers"][0].update(envFrom=[{"secretReff": {}}]), "'secretReff' was unexpected"),
+        (lambda r: pod(r)["containers"][0]["resources"]["limits"].update(memory="56 GB"), "'56 GB'"),
+        (lambda r: pod(r)["securityContext"].update(runAsNonRoot="yes"), "'yes' is not of type 'boolean'"),
+        (lambda r: cluster_of(r)["spec"]["authOptions"].update(mode="tokens"), "'tokens' is not one of"),
+        (lambda r: cluster_of(r)["spec"]["autoscalerOptions"].update(upscalingMode="Fast"), "'Fast' is not one of"),
+        (lambda r: r["spec"].update(ttlSeconds=600), "'ttlSeconds' was unexpected"),
+    ]  # fmt: skip
+    for spoil, told in mistakes:
+        bad = copy.deepcopy(resource)
+        spoil(bad)
+        assert any(told in fault for fault in faults(bad, schemas)), (told, faults(bad, schemas))
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_clusters_are_locked_and_end_when_their_job_does(name: str) -> None:
+    resource = load(f"kuberay/{name}")
+    spec = cluster_of(resource)["spec"]
+    assert spec["rayVersion"] == RAY
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["restartPolicy"] == "Never"
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        for container in pod["containers"]:
+            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    if resource["kind"] == "RayJob":
+        assert resource["spec"]["shutdownAfterJobFinishes"] is True
+        assert resource["spec"]["ttlSecondsAfterFinished"] <= 3600
+        assert resource["spec"]["backoffLimit"] == 3
 
 
 @pytest.mark.parametrize("name", KUBERAY)
