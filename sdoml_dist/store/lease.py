@@ -80,6 +80,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._lost = threading.Event()
+        self._renewed = 0.0
         self._thread: threading.Thread | None = None
 
     def _record(self) -> dict[str, Any]:
@@ -191,6 +192,7 @@ class Lease:
                 write_atomic(self.store, self._name, json.dumps(self._record()).encode())
         except OSError as error:
             raise environment_fault(error, self.store, "Taking the lease of the dataset") from error
+        self._renewed = time.time()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
         return self
@@ -245,6 +247,7 @@ class Lease:
                     self._lost.set()
                     return
                 write_atomic(self.store, self._name, json.dumps(self._record()).encode())
+                self._renewed = time.time()
             except OSError:
                 continue
 
@@ -256,6 +259,11 @@ class Lease:
         EnvironmentFault
             If another driver has taken over.
         """
+        # Who was stopped for a while is here before the thread that renews, and has to look himself.
+        if not self._lost.is_set() and time.time() - self._renewed > LIFETIME_S / 2:
+            with contextlib.suppress(OSError):
+                if (self._read() or {}).get("token") != self._token:
+                    self._lost.set()
         if self._lost.is_set():
             raise EnvironmentFault(
                 f"Another driver has taken over {self.store.url}: this one was silent for over {LIFETIME_S:.0f} s.",

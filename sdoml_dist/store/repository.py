@@ -197,7 +197,8 @@ class Ledger:
             self._session.commit(message, metadata or {})
             self.commits += 1
             self._session = self.repository.writable_session(self.branch)
-        except (icechunk.IcechunkError, OSError) as error:
+        # A conflict is no IcechunkError.
+        except (icechunk.IcechunkError, icechunk.ConflictError, OSError) as error:
             raise self._fault(error) from error
 
     def merge(self, forks: Iterable[bytes], write: Callable[[], None], message: str, metadata: dict[str, Any]) -> None:
