@@ -95,7 +95,7 @@ class DenoisingNetwork(Section):
     method: Literal["M1", "M2"] = "M1"
     """``M1``: towards the stack. ``M2``: from added noise, without targets."""
     generator: Literal["shallow", "unet"] = "shallow"
-    """The shallow generator, or the U-Net down to one pixel."""
+    """The shallow generator, or the U-Net down to one pixel, which is for patches alone: it makes no discs of several."""
     predicts: Predicts = "noise"
     """What the shallow generator's last layer makes: the noise, or the image as published."""
     loss: Literal["gan", "l1"] = "gan"

@@ -3,6 +3,9 @@
 Scores are those of Park et al. 2020, of pixels limited to 100 G and, where a magnetogram is compared with its stack, within the
 published patch at the middle of the disc: Pearson's correlation; relative error of the unsigned flux, sum |G| / sum |T| - 1;
 normalised mean square error, sum (G - T)^2 / sum T^2; peak signal-to-noise ratio over the range of 200 G.
+
+A U-Net normalises by all of its patch, so that a place's result depends on where the patch lies, wide overlaps or not. It is
+evaluated at the middle patch alone, and refused for discs that are larger than a patch.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from sdoml_dist.report.denoising import patch_picture
 from sdoml_dist.solar.blending import blended
 from sdoml_dist.solar.magnetogram_noise import CENTRE, LIMB, noise_at
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS
+from sdoml_dist.solar.seams import Seams, seams
 from sdoml_dist.training import checkpoint as checkpoints
 from sdoml_dist.training.reading import Reader
 
@@ -63,14 +68,16 @@ class Denoiser:
         Its checkpoint.
     device : str or torch.device
         Where it computes.
+    discs : bool
+        Whether whole discs are to be made, not just patches.
 
     Raises
     ------
     UsageError
-        If the folder is no checkpoint of this experiment.
+        If the folder is no checkpoint of this experiment; or, for discs, if it is a U-Net of patches that are smaller.
     """
 
-    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu", *, discs: bool = True) -> None:
         about = checkpoints.about(folder)
         if about.get("experiment") != "denoising":
             raise UsageError(f"{folder} is a checkpoint of {about.get('experiment')!r}, not of 'denoising'.")
@@ -88,6 +95,13 @@ class Denoiser:
         self.size, self.pixels = config.data.size, int(self.experiment.prepared["pixels"])
         # Binning takes noise away: another network would be needed.
         self.binned = False
+        self.of_discs = config.network.generator != "unet" or self.size >= self.pixels
+        if discs and not self.of_discs:
+            raise UsageError(
+                f"The U-Net of {folder} was trained on patches of {self.size} pixels, its discs have {self.pixels}.",
+                "It normalises by all of its patch: a disc would depend on where its patches lie.",
+                "Train with --set network.generator=shallow; 'sdoml evaluate' looks at the middle patch of a U-Net.",
+            )
         self.settings = {
             "method": config.network.method, "patch": self.size, "overlap": self.size * OVERLAP // 256, "step": about["step"]
         }  # fmt: skip
@@ -107,6 +121,14 @@ class Denoiser:
     def disc(self, image: np.ndarray) -> np.ndarray:
         """Return one magnetogram without noise, shape (Y, X)."""
         return blended(image, self.size, self.settings["overlap"], self.patches, _PATCHES_AT_ONCE)
+
+    def middle(self, image: np.ndarray) -> np.ndarray:
+        """Return the patch at the middle of a magnetogram without noise, shape (Y, X), NaN around it."""
+        made = np.full_like(image, np.nan)
+        low = (image.shape[0] - self.size) // 2
+        there = (slice(low, low + self.size),) * 2
+        made[there] = self.patches(image[there][None])[0]
+        return made
 
     def patches(self, field: np.ndarray) -> np.ndarray:
         """Return patches without noise, shape (B, S, S)."""
@@ -212,7 +234,8 @@ def evaluate(
     str
         The table for a terminal, and the names of the files.
     """
-    denoiser = Denoiser(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    denoiser = Denoiser(checkpoint, "cuda" if torch.cuda.is_available() else "cpu", discs=False)
+    denoise = denoiser.disc if denoiser.of_discs else denoiser.middle
     experiment = denoiser.experiment
     samples = experiment.samples
     if store is not None or version is not None:
@@ -231,12 +254,15 @@ def evaluate(
     mu = grid_mu(pixels, experiment.prepared["solar_radius_arcsec"])
     size = min(denoiser.size, pixels)
     found: dict[str, list[tuple[float, ...]]] = {}
+    seen: Seams | None = None
     pictures: dict[str, list[np.ndarray]] = {}
     for row in rows:
         images = [reader.image(int(row), channel) for channel in range(len(chosen.channels))]
         before, target = images[0], images[1] if len(images) > 1 else None
         assert before is not None
-        made = {"45 s": before, experiment.config.network.method: denoiser.disc(before)}
+        made = {"45 s": before, experiment.config.network.method: denoise(before)}
+        if denoiser.of_discs and not found:
+            seen = _seams(denoiser, made[experiment.config.network.method] - before)
         for name, smooth in FILTERS.items():
             made[name] = np.where(np.isfinite(before), smooth(np.nan_to_num(before)), np.float32(np.nan))
         if target is not None:
@@ -254,9 +280,25 @@ def evaluate(
     about = {
         "checkpoint": str(checkpoint), "weights": denoiser.hash, "settings": denoiser.settings, "part": part,
         "magnetograms": int(rows.size), "samples": chosen.describe(), "scores": table,
+        "seams": None if seen is None else asdict(seen),
     }  # fmt: skip
     write_atomic(output / "about.json", json.dumps(about, indent=1).encode())
-    return _write(table | PUBLISHED, f"{experiment.config.name}: {rows.size} magnetograms, part {part}", output)
+    title = f"{experiment.config.name}: {rows.size} magnetograms, part {part}"
+    if not denoiser.of_discs:
+        title += ", the middle patch alone"
+    if seen is not None:
+        title += (
+            f"; jumps at borders of patches {100 * seen.excess:+.1f} +- {100 * seen.error:.1f} % of those elsewhere"
+        )
+    return _write(table | PUBLISHED, title, output)
+
+
+def _seams(denoiser: Denoiser, change: np.ndarray) -> Seams | None:
+    """Return the seams of a disc, None for one that is a single patch."""
+    try:
+        return seams(change, denoiser.size, denoiser.settings["overlap"])
+    except ValueError:
+        return None
 
 
 def _mean(values: list[float]) -> float:
