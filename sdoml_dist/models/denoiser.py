@@ -13,10 +13,11 @@ Two generators::
     UNetGenerator       of :mod:`sdoml_dist.models.translation`: down to one pixel and up again
 
 A patch is a piece of a disc, and its result should depend on its place on the Sun, not on where it was cut. The shallow generator
-has therefore no normalisation, which would be by the patch. Its last layer makes the noise, which is taken off the input and does
-not depend on the field, or the image itself. That does not make patches equal where they overlap: with four stages and nine blocks a pixel sees 336 pixels to each side, more than a patch of 256 has, and the zeros that convolutions put
-around a patch with it. Patches of a disc therefore share a quarter of their side and fade into each other
-(:mod:`sdoml_dist.solar.blending`). The U-Net normalises by the patch and is for patches alone.
+has therefore no normalisation, which would be by the patch. Its last layer makes the noise, which is taken off the input and
+does not depend on the field, or the image itself. That does not make patches equal where they overlap: with four stages and nine
+blocks a pixel sees 336 pixels to each side, more than a patch of 256 has, and so the zeros that convolutions put around a patch.
+Patches of a disc therefore share a quarter of their side and fade into each other (:mod:`sdoml_dist.solar.blending`). The U-Net
+normalises by the patch and is for patches alone.
 """
 
 from __future__ import annotations
