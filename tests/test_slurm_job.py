@@ -450,6 +450,7 @@ def test_a_node_whose_driver_is_lost_puts_the_job_back(
     monkeypatch.setattr(slurm_queue, "_ask", ask)
     monkeypatch.setattr(slurm_node, "_FIRST_PAUSE_S", 0.01)
     node._leave()
+    assert ("it is cancelled" if refusal else "the job is requeued") in (tmp_path / "ray-n2.log").read_text()
     assert [command[0] for command in asked] == ["squeue", "squeue", "scontrol"] + ["squeue", "scancel"] * bool(refusal)
 
 

@@ -165,6 +165,7 @@ class Node:
         self.name = environment.get("SLURMD_NODENAME") or os.uname().nodename
         self.temporary = temporary_folder(environment, self.job)
         self.spill = spill_folder(environment, self.job, self.name, self.temporary)
+        self._log = folder / f"ray-{self.name}.log"
         self.ended = threading.Event()
         self.told = threading.Event()
         self.signalled = threading.Event()
@@ -205,7 +206,7 @@ class Node:
             logger.warning("%s: Ray ended with %d (attempt %d)", self.name, code, attempt + 1)
             if self.started.is_set() and time.monotonic() - self._since > _EARLY_S:
                 break
-        raise EnvironmentFault(f"{self.name}: Ray ended by itself.", "", f"See {self.folder}/ray-{self.name}.log")
+        raise EnvironmentFault(f"{self.name}: Ray ended by itself.", "", f"See {self._log}")
 
     def _head_address(self) -> str | None:
         """Wait for the head's address; None if the job ends before, or if the driver should long have given up."""
@@ -224,19 +225,26 @@ class Node:
         """
         name, pause = job_name(self.environment), _FIRST_PAUSE_S
         if not (self.told.is_set() or self.signalled.is_set()):
-            logger.warning("%s: the driver is out of reach; Ray has ended here", self.name)
+            self._note("the driver is out of reach; Ray has ended here")
         while not self._over_within(pause):
             pause = min(1.5 * pause, _LONGEST_PAUSE_S)
             if not has_lost_its_script(name):
                 continue
             fault = requeue(name)
             if not fault:
-                logger.info("%s: the node of the driver is down; the job is requeued", self.name)
+                self._note("the node of the driver is down; the job is requeued")
             # Another node may have been faster: only a job that is still there, and of no use, is cancelled.
             elif has_lost_its_script(name):
-                logger.warning("%s: the node of the driver is down, and the job cannot be requeued (%s); it is cancelled; "
-                               "the same sbatch command goes on", self.name, fault)  # fmt: skip
+                self._note(
+                    f"the node of the driver is down, and the job cannot be requeued ({fault}); it is cancelled; the same sbatch "
+                    "command goes on"
+                )
                 cancel(name)
+
+    def _note(self, text: str) -> None:
+        """Write a line into the node's log: the job's own goes through the node of the driver."""
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
 
     def _over_within(self, seconds: float) -> bool:
         """Wait for the driver's word or SLURM's signal; return whether one came."""
@@ -271,7 +279,7 @@ class Node:
     def _listen(self, ray: subprocess.Popen[str], address: str, options: list[str]) -> None:
         """Copy what Ray says into the node's log, and tell when it runs."""
         assert ray.stdout is not None
-        with (self.folder / f"ray-{self.name}.log").open("a", encoding="utf-8") as log:
+        with self._log.open("a", encoding="utf-8") as log:
             log.write(f"run {self.restart}: {' '.join(options)}\n")
             for line in ray.stdout:
                 log.write(line)

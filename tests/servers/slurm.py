@@ -114,6 +114,14 @@ class Slurm:
     def power_off(self, host: int) -> None:
         self._daemons.pop(host).kill()
 
+    def revive(self) -> None:
+        """End all jobs, and give every node power, after whatever a test has left."""
+        self.command("scancel", "--user=root")
+        for host in range(1, self.number + 1):
+            if host not in self._daemons:
+                self.start_node(host)
+        self._wait(lambda: self.idle() == self.number, "the nodes", 120)
+
     def command(
         self, *arguments: str, cwd: Path | None = None, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
