@@ -113,7 +113,7 @@ def far_side(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
             if by != "workers":
                 patch.setattr(driver, "pooled", in_this_process if by == "this process" else None)
                 patch.setattr(driver, "connect", lambda _: contextlib.nullcontext())
-                patch.setattr(driver, "network_pool", lambda *_: (None, 0))
+                patch.setattr(driver, "network_pool", lambda *_, **__: (None, 0))
             code = main(["far-side", *(str(one) for one in arguments)])
         told = capsys.readouterr()
         return code, told.out + told.err

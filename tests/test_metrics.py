@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 import sdoml_dist
+from sdoml_dist.emergence_plan import PowerUnit, TrackUnit
 from sdoml_dist.engine.metrics import Meters
 from sdoml_dist.errors import ExitCode
 from sdoml_dist.plan import Unit
 from sdoml_dist.solar.status import FrameStatus
-from sdoml_dist.store.receipt import Receipt
+from sdoml_dist.store.emergence import StageReceipt
+from sdoml_dist.store.receipt import FileReceipt, Receipt
 from tests.conftest import small
 from tests.servers.alone import run_alone
 
@@ -57,10 +59,41 @@ def test_what_a_receipt_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     reasons = {labels["reason"] for _, labels in Recorder.made["sdoml_failures"].told}
     assert reasons == {FrameStatus.FAILED_READ.label, FrameStatus.REJECTED_QUALITY.label}
-    shares = {labels["phase"]: value for value, labels in Recorder.made["sdoml_phase_share"].told}
-    assert shares == {"source": 0.25, "decode": 0.5, "other": 0.25}
+    assert shares() == {("both", "source"): 0.25, ("both", "decode"): 0.5, ("both", "other"): 0.25}
+    assert Recorder.made["sdoml_read_bytes"].told == [(1000, {"stage": "build", "channel": "both"})]
     assert Recorder.made["sdoml_units_left"].told[-1][0] == 1
     assert Recorder.made["sdoml_frames_left"].told[-1][0] == 6
+
+
+def shares() -> dict[tuple[str, str], float]:
+    """Return what was told last of each channel and phase."""
+    return {(labels["channel"], labels["phase"]): value for value, labels in Recorder.made["sdoml_phase_share"].told}
+
+
+def test_waits_and_bytes_are_told_by_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of one channel under it, tracked ones under their quantity, those of all channels or of a region under ``-``."""
+    for kind in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(f"sdoml_dist.engine.metrics.{kind}", Recorder)
+    meters = Meters("export", 4, 9)
+    ok = np.ones(3, np.uint8)
+    for channels, wait, written in ((("171A",), 1.0, 10), (("304A",), 3.0, 20), (("171A",), 2.0, 30), ((), 0.5, 5)):
+        meters.add(
+            FileReceipt("u", ok, channels, seconds=4.0, written_bytes=written, phases={"source": wait, "write": 1.0})
+        )
+    meters.add(StageReceipt(TrackUnit("V", 3, (1,)), ok, np.arange(3), seconds=2.0, read_s=2.0, read_bytes=7))
+    meters.add(StageReceipt(PowerUnit(1, 0, 0, 0), ok, np.arange(3), seconds=2.0))
+    found = shares()
+    assert found["171A", "source"] == 3 / 8
+    assert found["304A", "source"] == 3 / 4
+    assert found["V", "source"] == 1
+    assert found["-", "write"] == 1 / 6
+    written_bytes: Counter[str] = Counter()
+    for value, labels in Recorder.made["sdoml_written_bytes"].told:
+        written_bytes[labels["channel"]] += int(value)
+    assert written_bytes == {"171A": 40, "304A": 20, "-": 5}
+    assert [(value, labels["channel"]) for value, labels in Recorder.made["sdoml_read_bytes"].told] == [(7, "V")]
+    told = [(value, labels["channel"]) for value, labels in Recorder.made["sdoml_frames"].told]
+    assert told == [(3, "171A"), (3, "304A"), (3, "171A"), (3, "-"), (3, "V"), (3, "-")]
 
 
 @pytest.mark.slow

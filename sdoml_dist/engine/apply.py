@@ -106,7 +106,7 @@ def apply(
     StoreError
         If `output` was made by other weights or of another version, or holds something else.
     EnvironmentFault
-        If shards cannot be made or written.
+        If shards cannot be made or written, or nodes do not share the output's folder.
     Stopped
         After a signal; the same command goes on.
     """
@@ -122,12 +122,12 @@ def apply(
         if tasks:
             memory = _WORKER_BYTES + _BYTES_PER_PIXEL * applied.pixels**2
             with connect(cpus) as cluster:
-                size, _ = network_pool(cluster, "A worker", memory, len(tasks), gpus, writers=True)
+                size, _ = network_pool(cluster, "A worker", memory, len(tasks), gpus, output=output, writers=True)
                 arguments = {
                     "folder": folder, "store": store.model_dump(), "version": samples.snapshot, "batch": batch,
                     "recipes": {name: recipe.model_dump(mode="json") for name, recipe in there.recipes.items()},
                 }  # fmt: skip
-                summary.written = write_shards(there, tasks, ApplyActor, (arguments,), size, lease, group=group)
+                summary.written = write_shards(there, tasks, ApplyActor, (arguments,), size, lease, group=group, stage="apply")
         lease.check()
         there.finish()
         if tag is not None:

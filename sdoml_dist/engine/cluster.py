@@ -32,6 +32,8 @@ _ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 128 * 2**20
 # Ray puts sockets below its temporary folder; their paths may have 107 bytes, of which Ray itself takes about 60.
 _LONGEST_TEMPORARY = 40
+# How long nodes may take to say whether they see a folder.
+_ANSWER_S = 60.0
 
 if not os.environ.get("RAY_ADDRESS"):
     # Nobody looks at the metrics of a private Ray.
@@ -61,7 +63,7 @@ logger = logging.getLogger("sdoml")
 # Whether the Ray that this process is connected to is its own.
 _started_here = False
 
-__all__ = ["Cluster", "connect", "grown", "preflight", "ray"]
+__all__ = ["Cluster", "connect", "grown", "preflight", "ray", "unshared"]
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,8 @@ def _storage_problems(store: Store, cluster: Cluster, needed: int) -> list[str]:
     if free < needed:
         problems.append(f"  {folder} needs about {human_bytes(needed)} more, {human_bytes(free)} are free")
     if len(cluster.nodes) > 1:
-        problems += _unshared(folder, cluster)
+        # The folder of a dataset has two entries, and a probe is neither.
+        problems += unshared(folder, cluster, "sdoml")
     return problems
 
 
@@ -309,11 +312,25 @@ def _existing_parent(folder: Path) -> Path:
     return folder
 
 
-def _unshared(folder: Path, cluster: Cluster) -> list[str]:
-    """Check that every node sees this folder: a probe file written here must be there."""
-    folder = folder / "sdoml"
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe-{uuid.uuid4().hex}"
+def unshared(folder: Path, cluster: Cluster, below: str = "") -> list[str]:
+    """Check that every node sees a folder: a probe file that is written here must be there.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder.
+    cluster : Cluster
+        Whose nodes are asked.
+    below : str
+        Where in the folder the probe is put for that time.
+
+    Returns
+    -------
+    list of str
+        Lines about nodes that do not see it; none if all do.
+    """
+    probe = folder / below / f".probe-{uuid.uuid4().hex}"
+    probe.parent.mkdir(parents=True, exist_ok=True)
     probe.write_text("shared", encoding="ascii")
     try:
         look = ray.remote(num_cpus=0)(_sees)
@@ -321,14 +338,14 @@ def _unshared(folder: Path, cluster: Cluster) -> list[str]:
         answers = [
             look.options(scheduling_strategy=strategy(node, soft=False)).remote(str(probe)) for node in cluster.nodes
         ]
-        blind = [host for host, sees in ray.get(answers, timeout=60) if not sees]
+        blind = [host for host, sees in ray.get(answers, timeout=_ANSWER_S) if not sees]
+    except ray.exceptions.GetTimeoutError:
+        return [f"  not all nodes said within {_ANSWER_S:.0f} s whether they see {folder}"]
     finally:
         probe.unlink()
     if not blind:
         return []
-    return [
-        f"  {folder.parent} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"
-    ]
+    return [f"  {folder} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"]
 
 
 def _sees(path: str) -> tuple[str, bool]:

@@ -69,7 +69,7 @@ def decode(
     StoreError
         If the latents are of other weights, or `output` holds something else.
     EnvironmentFault
-        If shards cannot be written.
+        If shards cannot be written, or nodes do not share the output's folder.
     Stopped
         After a signal; the same command goes on.
     """
@@ -82,12 +82,12 @@ def decode(
         written = Written()
         if tasks:
             with connect(cpus) as cluster:
-                size, _ = network_pool(cluster, "A decoder", _WORKER_BYTES, len(tasks), gpus, writers=True)
+                size, _ = network_pool(cluster, "A decoder", _WORKER_BYTES, len(tasks), gpus, output=output, writers=True)
                 arguments = {
                     "folder": folder, "catalog": catalog.model_dump(),
                     "recipes": {name: recipe.model_dump(mode="json") for name, recipe in there.recipes.items()},
                 }  # fmt: skip
-                written = write_shards(there, tasks, DecodeActor, (arguments,), size, lease, group=group)
+                written = write_shards(there, tasks, DecodeActor, (arguments,), size, lease, group=group, stage="decode")
         lease.check()
         there.finish()
     return written

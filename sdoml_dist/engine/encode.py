@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
+import socket
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from sdoml_dist.engine.cluster import connect, ray
-from sdoml_dist.engine.network_pool import network_pool
+from sdoml_dist.engine.network_pool import network_pool, refuse_missing
 from sdoml_dist.engine.pool import PoolActor, pooled
+from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.errors import ExitCode
+from sdoml_dist.paths import refuse_copy
 from sdoml_dist.pipelines.encode import Trained, UnitEncoder, catalog_info, encoding_samples
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.store.catalog import CatalogWriter, catalog_units
 from sdoml_dist.store.catalog_folder import CatalogFolder
+from sdoml_dist.store.receipt import FileReceipt
 from sdoml_dist.training.checkpoint import chosen
 
 logger = logging.getLogger("sdoml")
@@ -70,9 +75,15 @@ class EncodeActor(PoolActor):
         """Return the unit's name."""
         return task
 
-    def work(self, task: str) -> dict[str, Any]:
+    def work(self, task: str) -> FileReceipt:
         """Encode a unit."""
-        return self.encoder.encode(task)
+        started, clock = time.time(), time.perf_counter()
+        done = self.encoder.encode(task)
+        return FileReceipt(
+            task, done["status"], started=started, seconds=time.perf_counter() - clock, written_bytes=done["bytes"],
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, node=socket.gethostname(),
+            phases=done["phases"],
+        )  # fmt: skip
 
 
 def encode(
@@ -107,19 +118,22 @@ def encode(
     StoreError
         If the folder holds a catalog of another snapshot, network or layout.
     EnvironmentFault
-        If units cannot be written.
+        If units cannot be written, or nodes do not share the catalog's folder.
     Stopped
         After a signal; the same command goes on.
     """
     began, summary = time.monotonic(), EncodeSummary()
     checkpoint = str(chosen(checkpoint).absolute())
     trained = Trained(checkpoint)
+    refuse_copy(catalog.url, "The catalog")
     with interruptible(_SAFE):
         before = CatalogFolder(catalog).info() if version is None else None
         samples, times = encoding_samples(trained, store, version or (before.snapshot if before else None))
         info = catalog_info(trained, samples, rows, dtype, log_variance)
-        done = CatalogWriter(catalog, info).begin()
-        names = [unit.name for unit in catalog_units(times, rows)]
+        writer = CatalogWriter(catalog, info)
+        done = writer.begin()
+        sizes = {unit.name: unit.stop - unit.start for unit in catalog_units(times, rows)}
+        names = list(sizes)
         left = [name for name in names if name not in done]
         summary.resumed_units = len(names) - len(left)
         if summary.resumed_units:
@@ -130,14 +144,23 @@ def encode(
         }  # fmt: skip
         if left:
             with connect(cpus) as cluster:
-                size, fit = network_pool(cluster, "An encoder", _WORKER_BYTES, len(left), gpus)
+                size, fit = network_pool(cluster, "An encoder", _WORKER_BYTES, len(left), gpus, output=catalog)
                 summary.actors = min(fit, len(left))
-                with contextlib.closing(pooled(EncodeActor, (arguments,), left, size, _DRAIN_S, _SAFE)) as answers:
+                progress = Progress(sum(sizes[name] for name in left), len(left), noun="slot", stage="encode")
+                answers = pooled(EncodeActor, (arguments,), left, size, _DRAIN_S, _SAFE)
+                with contextlib.closing(progress), contextlib.closing(answers):
                     for answer in answers:
                         if answer is not None:
-                            summary.units += 1
-                            summary.rows += answer["rows"]
-                            summary.ok += answer["ok"]
-                            summary.written_bytes += answer["bytes"]
+                            _count(answer, summary, progress)
+            refuse_missing(catalog, sorted(set(names) - writer.begin()), "files of the catalog")
     summary.seconds = time.monotonic() - began
     return summary
+
+
+def _count(receipt: FileReceipt, summary: EncodeSummary, progress: Progress) -> None:
+    """Count a finished unit."""
+    progress.add(receipt)
+    summary.units += 1
+    summary.rows += receipt.status.size
+    summary.ok += receipt.outcomes()["ok"]
+    summary.written_bytes += receipt.written_bytes

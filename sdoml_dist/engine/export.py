@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import resource
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
+import numpy as np
 
 from sdoml_dist.atomic import put
 from sdoml_dist.engine.cluster import Cluster, connect, grown
+from sdoml_dist.engine.network_pool import refuse_missing, refuse_unshared
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
+from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, StoreError, UsageError
+from sdoml_dist.paths import refuse_copy
 from sdoml_dist.recipe_base import Store, difference
 from sdoml_dist.report.text import human_bytes
+from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.export import Exporter
 from sdoml_dist.store.export_plan import ExportPlan, ExportUnit, Layout, plan_export
 from sdoml_dist.store.reader import Opened, as_store, open_products
+from sdoml_dist.store.receipt import FileReceipt
 from sdoml_dist.store.storage import environment_fault, join, local_path, sidecar_options
 
 logger = logging.getLogger("sdoml")
@@ -97,7 +105,8 @@ class Output:
         self._filesystem.rm_file(join(self._root, path))
 
     def names(self, folder: str) -> set[str]:
-        """Return the names in a folder."""
+        """Return the names in a folder, as it is now."""
+        self._filesystem.invalidate_cache()
         try:
             found = self._filesystem.ls(join(self._root, folder), detail=False)
         except FileNotFoundError:
@@ -106,21 +115,35 @@ class Output:
 
 
 class ExportActor(PoolActor):
-    """Writes units of an export, and returns how many bytes each had."""
+    """Writes units of an export."""
 
     def __init__(
         self, store: dict[str, Any], snapshot: str, layout: Layout, output: dict[str, Any], brake: Any
     ) -> None:
         super().__init__(brake)
-        self.exporter = Exporter(Store(**store), snapshot, layout, Output(Store(**output)).put)
+        self._output, self._write_s = Output(Store(**output)), 0.0
+        self.exporter = Exporter(Store(**store), snapshot, layout, self._put)
+
+    def _put(self, path: str, data: bytes) -> None:
+        clock = time.perf_counter()
+        self._output.put(path, data)
+        self._write_s += time.perf_counter() - clock
 
     def name(self, task: ExportUnit) -> str:
         """Return the unit's identity."""
         return task.unit_id
 
-    def work(self, task: ExportUnit) -> int:
-        """Write a unit."""
-        return self.exporter.write(task)
+    def work(self, task: ExportUnit) -> FileReceipt:
+        """Write a unit; its frames are those that are ok, and attributes have none."""
+        started, clock, self._write_s = time.time(), time.perf_counter(), 0.0
+        written = self.exporter.write(task)
+        seconds = time.perf_counter() - clock
+        return FileReceipt(
+            task.unit_id, np.full(_frames(task), int(FrameStatus.OK), np.uint8),
+            () if task.kind == "tables" else (task.channel,), started=started, seconds=seconds, written_bytes=written,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, node=socket.gethostname(),
+            phases={"compute": max(seconds - self._write_s, 0.0), "write": self._write_s},
+        )  # fmt: skip
 
 
 def export(
@@ -163,7 +186,8 @@ def export(
     UsageError
         If the layout cannot hold what is asked for.
     EnvironmentFault
-        If files cannot be written; those that are there are complete.
+        If files cannot be written, nodes do not share the output's folder, or files are not there at the end; those that
+        are there are complete.
     Stopped
         After a signal; the same command goes on.
     """
@@ -171,6 +195,7 @@ def export(
         raise UsageError(f"There is no layout {layout!r}; there are sdoml-v1 and sdoml-v2.")
     if chunk_frames < 1:
         raise UsageError(f"chunk_frames is {chunk_frames}; it must be at least 1.")
+    refuse_copy(output, "The export")
     started = time.monotonic()
     opened = open_products(url, version, product=product, channels=channels, **options)
     store = as_store(url, **options)
@@ -190,9 +215,13 @@ def export(
             places = (store.model_dump(), snapshot, layout, target.model_dump())
             with connect(cpus) as cluster:
                 memory, cluster = _memory(opened, chunk_frames, values + attributes, cluster)
+                refuse_unshared(target, cluster)
+                progress = Progress(sum(map(_frames, values)), len(values) + len(attributes), stage="export")
                 # An array that has its attributes is complete, so they come behind all values.
-                for units in (values, attributes):
-                    _run(units, places, memory, cluster, summary)
+                with contextlib.closing(progress):
+                    for units in (values, attributes):
+                        _run(units, places, memory, cluster, summary, progress)
+                        refuse_missing(target, _missing(units, place), "files")
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -232,10 +261,8 @@ def _left(
 ) -> tuple[list[ExportUnit], list[ExportUnit]]:
     """Return the units of values and those of attributes whose files are not all there."""
     units = [unit for plan in plans for unit in plan.units]
-    summary.frames = sum(unit.count for unit in units if unit.kind != "attributes")
-    folders = sorted({unit.array for unit in units})
-    with ThreadPoolExecutor(_THREADS) as pool:
-        there = dict(zip(folders, pool.map(output.names, folders), strict=True))
+    summary.frames = sum(map(_frames, units))
+    there = _there(units, output)
     values = [unit for unit in units if unit.kind != "attributes" and not there[unit.array].issuperset(unit.files)]
     incomplete = {unit.array for unit in values}
     attributes = []
@@ -249,6 +276,19 @@ def _left(
             attributes.append(unit)
     summary.resumed_units = len(units) - len(values) - len(attributes)
     return values, attributes
+
+
+def _there(units: Iterable[ExportUnit], output: Output) -> dict[str, set[str]]:
+    """Return the names of the files that are there, by folder."""
+    folders = sorted({unit.array for unit in units})
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(folders, pool.map(output.names, folders), strict=True))
+
+
+def _missing(units: list[ExportUnit], output: Output) -> list[str]:
+    """Return the files of units that are not there."""
+    there = _there(units, output)
+    return [join(unit.array, name) for unit in units for name in unit.files if name not in there[unit.array]]
 
 
 def _memory(
@@ -283,13 +323,20 @@ def _memory(
 
 
 def _run(
-    units: list[ExportUnit], places: tuple[Any, ...], memory: int, cluster: Cluster, summary: ExportSummary
-) -> None:
+    units: list[ExportUnit], places: tuple[Any, ...], memory: int, cluster: Cluster, summary: ExportSummary,
+    progress: Progress,
+) -> None:  # fmt: skip
     """Write units in a pool of actors."""
     fit = int(max(1, min(cluster.cpus, cluster.memory_bytes // memory)))
     size = PoolSize(fit if cluster.private else 1, fit if cluster.private else max(len(units), 1), 1, memory)
-    with contextlib.closing(pooled(ExportActor, places, units, size, _DRAIN_S, _SAFE)) as sizes:
-        for written in sizes:
-            if written is not None:
+    with contextlib.closing(pooled(ExportActor, places, units, size, _DRAIN_S, _SAFE)) as receipts:
+        for receipt in receipts:
+            if receipt is not None:
+                progress.add(receipt)
                 summary.units += 1
-                summary.written_bytes += written
+                summary.written_bytes += receipt.written_bytes
+
+
+def _frames(unit: ExportUnit) -> int:
+    """Return how many frames a unit writes; attributes are about those of their array."""
+    return 0 if unit.kind == "attributes" else unit.count

@@ -145,7 +145,7 @@ def far_side(
                     "matches": None if matches is None else str(Path(matches).absolute()),
                 }  # fmt: skip
                 with connect(cpus) as cluster:
-                    size, _ = network_pool(cluster, "A worker", worker_bytes(network), len(tasks), gpus)
+                    size, _ = network_pool(cluster, "A worker", worker_bytes(network), len(tasks), gpus, output=output)
                     answers = pooled(FarSideActor, (arguments,), tasks, size, _DRAIN_S, _SAFE)
                     with contextlib.closing(answers):
                         _collect(answers, len(tasks), place, summary, lease)

@@ -35,6 +35,7 @@ import pyarrow as pa
 from sdoml_dist.engine.brake import MAXIMUM_STARTS, Brake
 from sdoml_dist.engine.cluster import ray
 from sdoml_dist.engine.pool import PoolSize
+from sdoml_dist.engine.progress import Progress
 from sdoml_dist.engine.stop import StopRequest
 from sdoml_dist.errors import EnvironmentFault, SdomlError, Stopped
 from sdoml_dist.recipe_file import parse_recipe
@@ -155,7 +156,7 @@ class ShardActor(abc.ABC):
 
 def write_shards(
     output: Output, tasks: Sequence[ShardTask], actor: type[ShardActor], arguments: tuple[Any, ...], size: PoolSize,
-    lease: Lease, *, group: int = GROUP,
+    lease: Lease, *, group: int = GROUP, stage: str = "shards",
 ) -> Written:  # fmt: skip
     """Make shards by an actor pool and write them, a commit per group.
 
@@ -175,6 +176,8 @@ def write_shards(
         The right to commit.
     group : int
         Tasks per commit.
+    stage : str
+        What is being done, for the metrics.
 
     Raises
     ------
@@ -187,29 +190,42 @@ def write_shards(
     """
     written, began = Written(), time.monotonic()
     left = iter(tasks)
-    while some := list(islice(left, max(group, 1))):
-        lease.check()
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
-        stop, sink = StopRequest(brake, _DRAIN_S), ZarrSink(output)
-        with stop.listening(), _explained():
-            _pipeline(some, actor, (*arguments, brake), size).write_datasink(
-                sink, ray_remote_args={"num_cpus": WRITER_CPUS}
+    with contextlib.closing(_progress(output, tasks, stage)) as progress:
+        while some := list(islice(left, max(group, 1))):
+            lease.check()
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
             )
-        written.commits += bool(sink.receipts)
-        written.shards += len(sink.receipts)
-        for _, receipt in sink.receipts:
-            written.frames += receipt.status.size
-            written.ok += count_outcomes(receipt.status)["ok"]
-        written.seconds = time.monotonic() - began
-        logger.info("%d shards, %d frames, %.0f s", written.shards, written.frames, written.seconds)
-        if stop.requested:
-            raise Stopped(
-                f"Stopped by {stop.reason} after {written.shards} shards.", _SAFE, "The same command goes on."
-            )
+            brake = ray.remote(num_cpus=0)(Brake).options(scheduling_strategy=here).remote()
+            stop, sink = StopRequest(brake, _DRAIN_S), ZarrSink(output)
+            with stop.listening(), _explained():
+                _pipeline(some, actor, (*arguments, brake), size).write_datasink(
+                    sink, ray_remote_args={"num_cpus": WRITER_CPUS}
+                )
+            written.commits += bool(sink.receipts)
+            written.shards += len(sink.receipts)
+            for _, receipt in sink.receipts:
+                progress.add(receipt)
+                written.frames += receipt.status.size
+                written.ok += count_outcomes(receipt.status)["ok"]
+            written.seconds = time.monotonic() - began
+            logger.info("%d shards, %d frames, %.0f s", written.shards, written.frames, written.seconds)
+            if stop.requested:
+                raise Stopped(
+                    f"Stopped by {stop.reason} after {written.shards} shards.", _SAFE, "The same command goes on."
+                )
     return written
+
+
+def _progress(output: Output, tasks: Sequence[ShardTask], stage: str) -> Progress:
+    """Return the account of all shards that are left; what is committed is added to it."""
+    width = {
+        (product, bundle.name): len(bundle.channels)
+        for product, recipe in output.recipes.items()
+        for bundle in recipe.bundles
+    }
+    frames = sum(task.slots.size * width[product, unit.bundle] for task in tasks for product, unit in task.units)
+    return Progress(frames, sum(len(task.units) for task in tasks), stage=stage)
 
 
 def _pipeline(

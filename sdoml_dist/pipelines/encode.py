@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,20 @@ class UnitEncoder:
         self.batch = batch or (64 if self.trained.device.type == "cuda" else 16)
 
     def encode(self, name: str) -> dict[str, Any]:
-        """Encode a unit, write its file, and return what was done."""
+        """Encode a unit, write its file, and return what was done.
+
+        Returns
+        -------
+        dict
+            ``unit``; ``status``, the code of each slot, shape (rows,), uint8; ``bytes`` of the file; ``phases``, seconds of
+            waiting for images (``source``), of the network (``compute``) and of writing (``write``).
+        """
         unit: CatalogUnit = self.units[name]
         times = self.times[unit.start : unit.stop]
         rows = np.searchsorted(self.samples.times, times)
         rows = np.minimum(rows, len(self.samples) - 1)
         there = self.samples.times[rows] == times
-        latent = self.writer.info.latent
+        latent, phases = self.writer.info.latent, {"source": 0.0, "compute": 0.0}
         means = np.zeros((times.size, latent), np.float32)
         log_variances = np.zeros((times.size, latent), np.float32)
         if there.any():
@@ -153,11 +161,18 @@ class UnitEncoder:
             )  # fmt: skip
             done = 0
             places = np.flatnonzero(there)
+            mark = time.perf_counter()
             for batch in loader.validation(self.batch):
+                came = time.perf_counter()
                 at = places[done : done + batch["inputs"].shape[0]]
                 means[at], log_variances[at] = self.trained.encode(batch["inputs"])
                 done += at.size
+                phases["source"] += came - mark
+                mark = time.perf_counter()
+                phases["compute"] += mark - came
         status = np.where(there, int(FrameStatus.OK), int(FrameStatus.MISSING_NO_FRAME)).astype(np.uint8)
         keep = log_variances if self.writer.info.log_variance else None
+        mark = time.perf_counter()
         size = self.writer.write(unit.name, times, means, keep, status=status)
-        return {"unit": name, "rows": int(times.size), "ok": int(there.sum()), "bytes": size}
+        phases["write"] = time.perf_counter() - mark
+        return {"unit": name, "status": status, "bytes": size, "phases": phases}

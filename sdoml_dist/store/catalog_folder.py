@@ -181,6 +181,7 @@ class CatalogFolder:
     def months(self, first: str = "", last: str = "~") -> dict[str, Month]:
         """Return what lies in the folders of months from `first` to `last`, in their order."""
         # The listing comes first: units that a compaction removes after it are merged by what is read next.
+        self.filesystem.invalidate_cache()
         try:
             found = self.filesystem.find(self.root, detail=True)
         except FileNotFoundError:

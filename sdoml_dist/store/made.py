@@ -234,10 +234,12 @@ def write_shard(fork_bytes: bytes, recipe: Recipe, shard: Shard) -> Receipt:
                     moments[key][row, column_number] = value
             values[name], histograms[name] = whole, counts
     fork = write_unit(fork_bytes, recipe, shard.unit, shard.slots, values, shard.texts, histograms)
+    write_s = time.perf_counter() - clock
     return Receipt(
         unit=shard.unit, slots=shard.slots, channels=channels, status=shard.status, keywords=keywords, moments=moments,
-        fork=fork, started=started, seconds=shard.seconds + time.perf_counter() - clock, node=socket.gethostname(),
+        fork=fork, started=started, seconds=shard.seconds + write_s, node=socket.gethostname(),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        phases={"compute": shard.seconds, "write": write_s},
     )  # fmt: skip
 
 

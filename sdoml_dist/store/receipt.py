@@ -62,6 +62,53 @@ def count_outcomes(status: np.ndarray) -> Counter[str]:
     return counts
 
 
+def channel_of(outcome: Outcome) -> str:
+    """Return what a unit is of: its channel, or the bundle that is made together, or the quantity that is tracked.
+
+    Units of all channels at once, of a region or of a tile of pixels have none and are told under ``-``.
+    """
+    channels: tuple[str, ...] = getattr(outcome, "channels", ())
+    if len(channels) == 1:
+        return channels[0]
+    unit = getattr(outcome, "unit", None)
+    return str(getattr(unit, "bundle", None) or getattr(unit, "quantity", None) or "-")
+
+
+@dataclass
+class FileReceipt:
+    """Outcome of one unit whose result is files: of an encoding or an export.
+
+    Attributes
+    ----------
+    unit_id : str
+        Identity of the unit.
+    status : numpy.ndarray
+        Status codes, shape (frames,), uint8.
+    channels : tuple of str
+        The channel, where the unit is of one.
+    written_bytes : int
+        Bytes of its files.
+    phases : dict of str to float
+        What the time went into, seconds.
+    """
+
+    unit_id: str
+    status: np.ndarray
+    channels: tuple[str, ...] = ()
+    started: float = 0.0
+    seconds: float = 0.0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    peak_memory_bytes: int = 0
+    node: str = ""
+    details: list[str] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def outcomes(self) -> Counter[str]:
+        """Count frames by outcome."""
+        return count_outcomes(self.status)
+
+
 @dataclass
 class Receipt:
     """Outcome of one unit of a build.
