@@ -93,10 +93,10 @@ RANGES = {
     "field-1500": ValueRange("linear", -1500.0, 1500.0, limited=False),
     "euv-200": ValueRange("log10", 1.0, 200.0),
     "aia": ValueRange("log2", 1.0, 2.0**14, offset=1.0),
-    "continuum": ValueRange("linear", 0.0, 1.5),
+    "continuum": ValueRange("linear", 0.0, 2.0),
 }
 """By name: field of AISFM 1.0, of 2.0 and of Park et al. 2019, and of 3.0; EUV with a median of 100 (2.0 and 3.0); AIA in DN
-(Park et al. 2019: log2(DN + 1) / 7 - 1); continuum over that of the disc centre."""
+(Park et al. 2019: log2(DN + 1) / 7 - 1); continuum over that of the quiet Sun, which becomes 0, as there is off the disc."""
 
 
 def disc_radius(pixels: int, solar_radius_arcsec: float = 976.0) -> float:
