@@ -70,7 +70,7 @@ class Design:
         See :func:`sdoml_dist.models.translation.repetitions`; 0 gives the target once.
     adversarial : {"bce", "least-squares"}
         Which adversarial loss.
-    judged, l1, feature, correlation : float
+    judged, l1, feature, correlation, unsigned : float
         Weights of the generator's losses; with ``judged`` and ``feature`` at 0 there is no discriminator.
     """
 
@@ -87,6 +87,7 @@ class Design:
     l1: float
     feature: float
     correlation: float
+    unsigned: float = 0.0
 
     @property
     def alone(self) -> bool:
@@ -151,6 +152,9 @@ class TranslationNetwork(Section):
     """Weight of feature matching; by default as published."""
     correlation: float | None = Field(None, ge=0)
     """Weight of 1 - concordance correlation; by default as published."""
+    unsigned: float | None = Field(None, ge=0)
+    """Weight of 1 - concordance correlation of absolute values, for magnetic fields; by default 0. Where a network cannot know
+    which polarity is where, all other losses are least for a weak field; this one asks for its flux. No paper has it."""
     shift: int | None = Field(None, ge=0)
     """Training images are shifted at random by up to so many pixels; by default 15 of 1024, as published."""
 
@@ -174,7 +178,7 @@ class Translation(Experiment):
         network = self.config.network
         changed = {
             name: value
-            for name in ("generator", "stages", "blocks", "judged", "l1", "feature", "correlation")
+            for name in ("generator", "stages", "blocks", "judged", "l1", "feature", "correlation", "unsigned")
             if (value := getattr(network, name)) is not None
         }
         self.design = replace(self._design(), **changed)
@@ -326,6 +330,9 @@ class Translation(Experiment):
         if design.correlation:
             terms["correlation"] = correlation_loss(made, target)
             total = total + design.correlation * terms["correlation"]
+        if design.unsigned:
+            terms["unsigned"] = correlation_loss(made.abs(), target.abs())
+            total = total + design.unsigned * terms["unsigned"]
         if not design.alone:
             assert isinstance(networks, dict)
             true, false = split_features(networks["discriminator"](x.repeat(2, 1, 1, 1), torch.cat([target, made])))
