@@ -102,7 +102,7 @@ def test_two_jobs_on_the_same_nodes(slurm: Slurm, site: Path, expected: dict[str
         ports.append(set(map(int, re.findall(r"-port=(\d{5})", log(site, job)))))
         gpus = sorted(re.findall(r"--num-cpus=1 --num-gpus=(\d)", log(site, job)))
         assert gpus == {"a": ["0", "0"], "b": ["1", "2"]}[name], log(site, job)
-        assert log(site, job).count(f"--temp-dir=/tmp/ray/r{job} ") == 2
+        assert log(site, job).count(f"--temp-dir=/tmp/ray/r{job}/t ") == 2
     assert len(ports[0]) >= 8
     assert not ports[0] & ports[1]
 
@@ -133,6 +133,9 @@ def test_nodes_that_lose_power(slurm: Slurm, site: Path, expected: dict[str, Any
     job = submit(slurm, site, RAY, "build", str(recipe))
     wait_for(lambda: done_frames(str(site / "d")) >= 4, lambda: log(site, job))
     assert slurm.jobs(job)[0]["BatchHost"] == slurm.node(1)
+    # Ray opens its own folders to everybody; nobody else gets as far as those.
+    for host in (1, 2):
+        assert (slurm.hosts.folder / f"ray{host}/r{job}").stat().st_mode & 0o777 == 0o700
     slurm.power_off(1)
     wait_for(lambda: slurm.jobs(job)[0]["Restarts"] == "1", lambda: log(site, job))
     # The job's own log went through the lost node.

@@ -171,7 +171,7 @@ def test_the_path_of_sockets_is_checked(tmp_path: Path, monkeypatch: pytest.Monk
     # A long default gives way, a long choice is refused with the sum.
     long = "/scratch/" + "x" * 60
     assert temporary_folder({"SLURM_TMPDIR": long}, 4711) == Path("/tmp/r4711")
-    with pytest.raises(EnvironmentFault, match=r"75 bytes and 67 of Ray's sockets below it are 142, a socket may have 107"):
+    with pytest.raises(EnvironmentFault, match=r"75 bytes and 69 of Ray's sockets below it are 144, a socket may have 107"):
         temporary_folder({"SDOML_TMP": long}, 4711)
     monkeypatch.setattr(allocation, "_filesystem", lambda _: "lustre")
     with pytest.raises(EnvironmentFault, match=r"network file system \(lustre\)"):
@@ -262,6 +262,8 @@ def test_ray_is_told_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         # None of Ray's fixed ports is left to its default.
         assert {f"--{name}-port" for name in ("node-manager", "object-manager", "runtime-env-agent")} <= given_options
         assert "--num-gpus=2" in command
+        assert f"--temp-dir={tmp_path}/t" in command
+        assert f"--object-spilling-directory={tmp_path}/spill/t" in command
     assert "--address=192.0.2.7:10080" in worker
     assert "--head" in head
     assert "--dashboard-host=127.0.0.1" in head

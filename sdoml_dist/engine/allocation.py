@@ -22,8 +22,10 @@ from sdoml_dist.errors import EnvironmentFault, UsageError
 MIB = 2**20
 # sun_path of Linux's sockaddr_un has 108 bytes, the last of which is zero (man 7 unix).
 _SOCKET_BYTES = 107
-# What Ray puts below its temporary folder, with the longest numbers there are.
-_RAY_SOCKET = "/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store.99"
+# Ray opens its temporary folder and its folder for spilled objects to everybody (mode 0777). So they are one level below ours.
+RAY_FOLDER = "t"
+# What Ray puts below ours, with the longest numbers there are.
+_RAY_SOCKET = f"/{RAY_FOLDER}/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store.99"
 # Sockets do not work, or crawl, on these.
 _NETWORK_FILESYSTEMS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "fuse.sshfs", "panfs", "pvfs2")
 _LEAST_FREE_BYTES = 512 * MIB

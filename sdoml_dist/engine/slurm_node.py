@@ -26,6 +26,7 @@ import psutil
 from sdoml_dist.atomic import write_atomic
 from sdoml_dist.engine.allocation import (
     PORT_ATTEMPTS,
+    RAY_FOLDER,
     own_address,
     ports,
     private_folder,
@@ -116,7 +117,7 @@ def ray_command(
     job, attempt : int
         They choose the ports.
     temporary, spill : pathlib.Path
-        Folders of the job on this node.
+        Folders of the job on this node; Ray's are below them.
     head : str or None
         Address of the cluster; None makes this node the head.
     """
@@ -128,7 +129,7 @@ def ray_command(
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
         f"--node-ip-address={address}", f"--node-name={node}",
         f"--num-cpus={ours.cpus}", f"--num-gpus={ours.gpus}", f"--memory={actors}", f"--object-store-memory={store}",
-        f"--temp-dir={temporary}", f"--object-spilling-directory={spill}",
+        f"--temp-dir={temporary / RAY_FOLDER}", f"--object-spilling-directory={spill / RAY_FOLDER}",
         f"--node-manager-port={chosen['node_manager']}", f"--object-manager-port={chosen['object_manager']}",
         f"--dashboard-agent-listen-port={chosen['dashboard_agent']}",
         f"--runtime-env-agent-port={chosen['runtime_env_agent']}", f"--metrics-export-port={chosen['metrics']}",
