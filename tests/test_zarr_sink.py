@@ -109,11 +109,11 @@ def check(url: str) -> None:
         np.testing.assert_array_equal(last[name].values, value(2012, slots[-1:], name)[0])
     assert validate(url).valid, validate(url).text()
     assert sdoml_dist.header(url, "171A", str(TIMES[-1]))["made"]["by"] == "a test"
-    seen = sdoml_dist.to_map(ds, "171A", str(TIMES[-1]))
+    seen, made = (sdoml_dist.to_map(ds, name, str(TIMES[-1])) for name in ("171A", "304A"))
     assert seen.data.shape == (PIXELS, PIXELS)
-    # Nobody can take it for an observation, nor lose this by saving it.
-    assert seen.instrument != "AIA"
-    assert "made by" in str(seen.meta["history"])
+    # Nobody can take for an observation what was made of another channel, nor forget it by saving it.
+    assert (seen.instrument, made.instrument) == ("AIA", "latent-space")
+    assert all("made by sdoml_dist's network latent-space" in one.meta["history"] for one in (seen, made))
     np.testing.assert_allclose(ds.R_SUN.values[-1], 976 / 2457.6 * PIXELS)
 
 
