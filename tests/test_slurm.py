@@ -48,6 +48,8 @@ def site(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm/site.env").write_text(
         f"SDOML_PYTHON={sys.executable}\nSDOML_TMP=/tmp/ray\nOMP_NUM_THREADS=1\nPYTHONPATH={ROOT}\n"
+        # As in conftest.py, for jobs that do not get the environment of the tests.
+        "RAY_worker_niceness=0\n"
     )
     # What pytest's own Ray has put there must not reach the jobs.
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):

@@ -33,7 +33,7 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 # Ray puts sockets below its temporary folder; their paths may have 107 bytes, of which Ray itself takes about 60.
 _LONGEST_TEMPORARY = 40
 # How long nodes may take to say whether they see a folder.
-_ANSWER_S = 60.0
+_ANSWER_S = 120.0
 
 if not os.environ.get("RAY_ADDRESS"):
     # Nobody looks at the metrics of a private Ray.
