@@ -79,7 +79,8 @@ def wait_for(condition: Callable[[], bool], told: Callable[[], str], timeout: fl
 
 def ended(slurm: Slurm, job: int, folder: Path) -> dict[str, str]:
     """Wait for a job's end; nothing of it may be left on the nodes."""
-    (found,) = slurm.wait(job)
+    # Jobs have ten minutes; two at once on a busy machine take some of them.
+    (found,) = slurm.wait(job, 400)
     assert not (slurm.hosts.folder / f"ray1/r{job}").exists(), log(folder, job)
     assert not list((folder / f"sdoml-job-{job}").glob("token"))
     return found
