@@ -154,7 +154,8 @@ def test_nodes_that_lose_power(slurm: Slurm, site: Path, expected: dict[str, Any
     told = log(site, job)
     assert "run 1: 2 nodes" in told
     assert "resumed:" in told
-    assert f"node {slurm.node(2)} is lost" in told
+    # Which of the two is told depends on what ends first: the step of the lost node, or the run without it.
+    assert f"node {slurm.node(2)} is lost" in told or f"Node failure on {slurm.node(2)}" in told
     same(expected, contents(str(site / "d")))
 
 
