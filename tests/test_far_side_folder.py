@@ -374,7 +374,7 @@ def test_a_folder_that_cannot_be_written_is_a_fault_of_the_environment(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     write_set(tmp_path / "euvi", 0)
-    monkeypatch.setattr("sdoml_dist.store.far_side_folder.put", full)
+    monkeypatch.setattr("sdoml_dist.store.folder.put", full)
     code, told = far_side(saved(tmp_path / "run"), tmp_path / "euvi", tmp_path / "fields")
     assert code == ExitCode.ENVIRONMENT
     assert "Writing frames.csv" in told

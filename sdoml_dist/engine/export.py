@@ -13,10 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from sdoml_dist.atomic import put
 from sdoml_dist.engine.cluster import Cluster, connect, grown
 from sdoml_dist.engine.network_pool import refuse_missing, refuse_unshared
 from sdoml_dist.engine.pool import PoolActor, PoolSize, pooled
@@ -29,9 +27,10 @@ from sdoml_dist.report.text import human_bytes
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.export import Exporter
 from sdoml_dist.store.export_plan import ExportPlan, ExportUnit, Layout, plan_export
+from sdoml_dist.store.folder import Folder
 from sdoml_dist.store.reader import Opened, as_store, open_products
 from sdoml_dist.store.receipt import FileReceipt
-from sdoml_dist.store.storage import environment_fault, join, local_path, sidecar_options
+from sdoml_dist.store.storage import environment_fault, join
 
 logger = logging.getLogger("sdoml")
 
@@ -74,7 +73,7 @@ class ExportSummary:
     places: list[str] = field(default_factory=list)
 
 
-class Output:
+class Output(Folder):
     """The folder or bucket that is written to.
 
     Parameters
@@ -83,32 +82,23 @@ class Output:
         Its address; ``s3://`` and ``gs://`` take credentials from the environment.
     """
 
-    def __init__(self, store: Store) -> None:
-        local = local_path(store.url)
-        self.url = str(local) if local is not None else store.url.rstrip("/")
-        self._filesystem, self._root = fsspec.core.url_to_fs(self.url, **sidecar_options(store))
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file whole or not at all."""
-        put(self._filesystem, join(self._root, path), data)
-
     def get(self, path: str) -> bytes | None:
         """Read a file; None if it is not there."""
         try:
-            data: bytes = self._filesystem.cat_file(join(self._root, path))
+            data: bytes = self.filesystem.cat_file(join(self.root, path))
         except FileNotFoundError:
             return None
         return data
 
     def remove(self, path: str) -> None:
         """Remove a file."""
-        self._filesystem.rm_file(join(self._root, path))
+        self.filesystem.rm_file(join(self.root, path))
 
     def names(self, folder: str) -> set[str]:
         """Return the names in a folder, as it is now."""
-        self._filesystem.invalidate_cache()
+        self.filesystem.invalidate_cache()
         try:
-            found = self._filesystem.ls(join(self._root, folder), detail=False)
+            found = self.filesystem.ls(join(self.root, folder), detail=False)
         except FileNotFoundError:
             return set()
         return {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}

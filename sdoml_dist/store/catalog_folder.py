@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from sdoml_dist.atomic import put
 from sdoml_dist.errors import StoreError, UsageError
-from sdoml_dist.recipe_base import Store, canonical_json
+from sdoml_dist.recipe_base import canonical_json
 from sdoml_dist.store.catalog_schema import COMPACTED, INFO, PARTITIONS, CatalogInfo
-from sdoml_dist.store.storage import join, local_path, sidecar_options
+from sdoml_dist.store.folder import Folder
+from sdoml_dist.store.storage import join
 
 _FILE = re.compile(r"^(year=\d{4}/month=\d{2})/((?:unit|part)-[A-Za-z0-9][A-Za-z0-9_-]*\.parquet|_compacted\.json)$")
 _UNIT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
@@ -125,7 +124,7 @@ class Month:
     compacted: dict[str, Any] = field(default_factory=dict)
 
 
-class CatalogFolder:
+class CatalogFolder(Folder):
     """The folder or bucket that a catalog lies in.
 
     Parameters
@@ -133,17 +132,6 @@ class CatalogFolder:
     store : Store
         Its address; ``s3://`` and ``gs://`` take credentials from the environment.
     """
-
-    def __init__(self, store: Store) -> None:
-        local = local_path(store.url)
-        self.store = store
-        self.url = str(local) if local is not None else store.url.rstrip("/")
-        self.filesystem, root = fsspec.core.url_to_fs(self.url, **sidecar_options(store))
-        self.root: str = root.rstrip("/")
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file whole or not at all."""
-        put(self.filesystem, join(self.root, path), data)
 
     def remove(self, path: str) -> None:
         """Remove a file; none there is none to remove."""

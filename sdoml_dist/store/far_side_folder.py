@@ -15,15 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
-import fsspec
 import numpy as np
 
-from sdoml_dist.atomic import put
-from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.status import FrameError
 from sdoml_dist.sources.euvi_files import DUPLICATE, EuviFile
 from sdoml_dist.sources.fits import read_header
-from sdoml_dist.store.storage import environment_fault, join, local_path, os_errors, sidecar_options
+from sdoml_dist.store.folder import Folder
+from sdoml_dist.store.storage import environment_fault, join, os_errors
 
 logger = logging.getLogger("sdoml")
 
@@ -98,7 +96,7 @@ class SetRow:
     key: str
 
 
-class FarSideFolder:
+class FarSideFolder(Folder):
     """Where magnetograms of the far side lie.
 
     Parameters
@@ -107,19 +105,12 @@ class FarSideFolder:
         Its address; ``s3://`` and ``gs://`` take credentials from the environment.
     """
 
-    def __init__(self, store: Store) -> None:
-        local = local_path(store.url)
-        self.store = store
-        self.url = str(local) if local is not None else store.url.rstrip("/")
-        self.filesystem, root = fsspec.core.url_to_fs(self.url, **sidecar_options(store))
-        self.root: str = root.rstrip("/")
-
     @staticmethod
     def file_name(name: str) -> str:
         """Return the name of a set's file."""
         return f"{name}_field.fits"
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes) -> None:
         """Write a file whole or not at all.
 
         Raises
@@ -127,8 +118,8 @@ class FarSideFolder:
         EnvironmentFault
             If the storage refuses or does not answer.
         """
-        with self._faults(f"Writing {name}"):
-            put(self.filesystem, join(self.root, name), data)
+        with self._faults(f"Writing {path}"):
+            super().put(path, data)
 
     @contextlib.contextmanager
     def _faults(self, doing: str) -> Iterator[None]:
