@@ -53,6 +53,7 @@ logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 from sdoml_dist.engine.allocation import share  # noqa: E402
 from sdoml_dist.engine.growth import await_node  # noqa: E402
+from sdoml_dist.engine.head import heeding  # noqa: E402
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
 from sdoml_dist.recipe_base import Resources, Store  # noqa: E402
 from sdoml_dist.report.text import human_bytes  # noqa: E402
@@ -171,7 +172,8 @@ def connect(cpus: int | None = None, gpus: int | None = 0) -> Iterator[Cluster]:
         ) from error
     _started_here = temporary is not None
     try:
-        yield _describe(private=_started_here, elastic=not _started_here)
+        with heeding(ray.get_runtime_context().gcs_address):
+            yield _describe(private=_started_here, elastic=not _started_here)
     finally:
         _started_here = False
         ray.shutdown()

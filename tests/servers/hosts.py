@@ -90,9 +90,14 @@ class Hosts:
         *,
         environment: dict[str, str] | None = None,
         own_processes: bool = False,
+        beside_ray: bool = False,
         standard_input: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start a command on a host; with `own_processes` it is the host's first process."""
+        """Start a command on a host; with `own_processes` it is the host's first process.
+
+        A Ray node with CPUs lets nothing work for a driver whose process it cannot see: that needs `beside_ray`, and loses
+        power with its host.
+        """
         private = self.folder / f"ray{host}"
         private.mkdir(parents=True, exist_ok=True)
         Path("/tmp/ray").mkdir(exist_ok=True)
@@ -101,10 +106,14 @@ class Hosts:
             namespaces += ["--pid", "--fork", "--kill-child", "--mount-proc"]
         inside = f'hostname {self.name(host)}; mount --bind "{private}" /tmp/ray; exec "$@"'
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        enter = ["ip", "netns", "exec", self.name(host), "unshare", *namespaces, "sh", "-c", inside, "sh"]
+        if beside_ray:
+            (first,) = psutil.Process(self._processes[host].pid).children()
+            enter = ["nsenter", f"--target={first.pid}", "--mount", "--uts", "--net", "--pid", f"--wd={Path.cwd()}"]
         log = (self.folder / f"host{host}-{len(list(self.folder.glob('*.log')))}.log").open("w")
         with log:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.name(host), "unshare", *namespaces, "sh", "-c", inside, "sh", *command],
+                [*enter, *command],
                 env={**os.environ, **_QUICK_HEALTH_CHECKS, "PATH": path, **(environment or {})}, text=True,
                 stdin=subprocess.PIPE if standard_input else subprocess.DEVNULL,
                 stdout=log if own_processes else subprocess.PIPE, stderr=subprocess.STDOUT if own_processes else subprocess.PIPE,
