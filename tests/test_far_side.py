@@ -271,5 +271,3 @@ def test_frames_of_stereo_become_maps_with_an_observer(tmp_path: Path) -> None:
         curves.write_text(text)
         with pytest.raises(UsageError, match="curve"):
             load_matches(curves)
-    with pytest.raises(UsageError, match="rotation before"):
-        FarSide(configuration(3)).applied_inputs()

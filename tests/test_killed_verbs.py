@@ -21,7 +21,8 @@ from tests.denoising_data import recipe as magnetograms
 from tests.test_apply import config, saved
 from tests.test_build import contents, same
 from tests.test_crash import done_frames, end_leftovers, finish, write_recipe
-from tests.test_losses import CHANNELS, alone, untrained
+from tests.test_losses import alone
+from tests.untrained import CHANNELS, untrained
 
 # As sdoml_dist.atomic names what is not whole yet.
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}$")
@@ -108,6 +109,30 @@ def test_a_killed_encoding_and_decoding(suns: Path, tmp_path: Path) -> None:
     code, _, err = finish(start("decode", latents["whole"], made["cut"], *options))
     assert code == ExitCode.COMPLETE, err
     same(contents(str(made["whole"])), contents(str(made["cut"])))
+
+
+def test_an_encoding_that_is_told_to_stop(suns: Path, tmp_path: Path) -> None:
+    model, latents = untrained(tmp_path, str(suns)), tmp_path / "latents"
+    command = ("encode", model, suns, latents, "--rows", "1")
+    run = start(*command)
+    deadline = time.monotonic() + 300
+    while len(list(latents.rglob("*.parquet"))) < 3:
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    code, _, err = finish(run)
+    assert code == ExitCode.STOPPED, err
+    assert "Stopped by SIGTERM after" in err
+    before = digests(latents)
+    written = [name for name in before if name.endswith(".parquet")]
+    assert 3 <= len(written) < 24
+    code, _, err = finish(start(*command))
+    assert code == ExitCode.COMPLETE, err
+    assert f"resumed: {len(written)} units there" in err
+    after = digests(latents)
+    assert len([name for name in after if name.endswith(".parquet")]) == 24
+    assert {name: after[name] for name in written} == {name: before[name] for name in written}
 
 
 def test_a_killed_application(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Every run ends complete, or stops with its exit code and the same command comple
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import subprocess
 import sys
@@ -34,7 +33,6 @@ from tests.test_crash import done_frames, finish, write_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CPUS = (0, 1, 1, 1)
 SDOML = [sys.executable, "-m", "sdoml_dist"]
-CHANNELS = ["171A", "193A"]
 
 
 @dataclass
@@ -198,61 +196,6 @@ def test_an_emergence_build_loses_a_host_in_two_stages(world: World, tmp_path: P
     assert code == ExitCode.FRAMES_FAILED, err
     assert emergence.committed(store) > 0
     same(emergence.contents(tmp_path / "whole"), emergence.contents(store))
-
-
-def untrained(folder: Path, dataset: str) -> Path:
-    """Write the checkpoint of a small network as it is before its first step."""
-    from sdoml_dist.experiments.latent_space import LatentSpace, LatentSpaceConfig
-    from sdoml_dist.training import checkpoint
-
-    config = LatentSpaceConfig.model_validate(
-        {
-            "name": "small", "output": str(folder), "network": {"latent": 8, "narrowing": 16},
-            "data": {
-                "store": {"url": dataset}, "channels": CHANNELS, "statistics_samples": 4, "threads": 1,
-                "split": {"kind": "blocks", "fractions": {"train": 0.7, "validation": 0.3}, "block": "3h", "gap": "0s"},
-            },
-        }
-    )  # fmt: skip
-    experiment = LatentSpace(
-        {"config": config.model_dump(mode="json"), "prepared": LatentSpace.prepare(config, folder)}
-    )
-    network = experiment.model()
-    about = experiment.describe() | {
-        "step": 0, "finished": False, "metrics": {}, "training": config.training.model_dump(mode="json"),
-        "parameters": {"model": sum(one.numel() for one in network.parameters())},
-    }  # fmt: skip
-    place = folder / "checkpoint_00000000"
-    place.mkdir()
-    checkpoint.save(place, {"model": network}, {}, about)
-    return place
-
-
-def files(folder: Path, pattern: str) -> dict[str, str]:
-    found = folder.rglob(pattern)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
-def test_an_encoding_loses_a_host(world: World, tmp_path: Path) -> None:
-    """A network with random weights, for what it gives does not matter here."""
-    recipe = write_recipe(
-        tmp_path, "d", period={"start": "2011-02-10", "end": "2011-02-11"}, cadence="1h", channels=CHANNELS,
-        grid={"pixels": 128}, source={"kind": "simulator", "simulation": {"pixels": 256}}, chunking={"shard_slots": 6},
-    )  # fmt: skip
-    alone(recipe)
-    model, store = str(untrained(tmp_path, str(tmp_path / "d"))), str(tmp_path / "d")
-    first, second = tmp_path / "first", tmp_path / "second"
-    options = ["--rows", "1"]
-    code, _, err = finish(world.start("encode", model, store, str(first), *options), 500)
-    assert code == ExitCode.COMPLETE, err
-    run = world.start("encode", model, store, str(second), *options)
-    wait_until(lambda: len(files(second, "*.parquet")) >= 3, run)
-    world.hosts.power_off(3)
-    code, _, err = finish(run, 500)
-    assert code == ExitCode.COMPLETE, err
-    expected = files(first, "*.parquet")
-    assert len(expected) == 24
-    assert files(second, "*.parquet") == expected
 
 
 def test_history_counts_every_unit_that_was_committed(world: World, tmp_path: Path) -> None:

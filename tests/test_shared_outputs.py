@@ -14,12 +14,19 @@ from sdoml_dist.cli import main
 from sdoml_dist.engine import cluster as clusters
 from sdoml_dist.engine import export as exporting
 from sdoml_dist.engine.cluster import Cluster, unshared
+from sdoml_dist.engine.emergence import build_emergence
 from sdoml_dist.engine.network_pool import network_pool, refuse_missing
+from sdoml_dist.engine.run import build
 from sdoml_dist.errors import EnvironmentFault, ExitCode
 from sdoml_dist.recipe_base import Store
+from sdoml_dist.recipe_file import parse_recipe
 from sdoml_dist.store.reader import accounting
+from tests.conftest import small
 from tests.denoising_data import make, recipe
 from tests.test_apply import config, saved
+from tests.test_emergence_crash import tiny
+from tests.test_far_side_folder import saved as saved_far_side
+from tests.test_far_side_folder import write_set
 from tests.test_latent_verbs import catalog, dataset, run  # noqa: F401 - fixtures
 from tests.test_metrics import Recorder
 
@@ -78,6 +85,28 @@ def test_apply_refuses_a_folder_that_nodes_do_not_share(
     assert main(["apply", str(folder), str(store), str(output)]) == ExitCode.ENVIRONMENT
     assert f"{output} is not shared: other-host" in capsys.readouterr().err
     assert accounting(str(output)).loc["all", "pending"] == 2
+
+
+def test_builds_refuse_folders_that_nodes_do_not_share(apart: Cluster, tmp_path: Path) -> None:
+    """Of frames, and of tracked regions, of which one worker reads what another one has made."""
+    frames, regions = tmp_path / "frames", tmp_path / "regions"
+    with pytest.raises(EnvironmentFault, match=f"{frames} is not shared: other-host"):
+        build(parse_recipe(small(str(frames))))
+    with pytest.raises(EnvironmentFault, match=f"{regions} is not shared: other-host"):
+        build_emergence(tiny(regions))
+    assert accounting(str(frames)).loc["all", "planned"] == accounting(str(frames)).loc["all", "pending"] > 0
+    assert not list(tmp_path.rglob(".probe-*"))
+    assert not list(tmp_path.rglob("lease.json"))
+
+
+def test_far_side_refuses_a_folder_that_nodes_do_not_share(
+    apart: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, frames, output = saved_far_side(tmp_path / "run"), tmp_path / "euvi", tmp_path / "fields"
+    write_set(frames, 0)
+    assert main(["far-side", str(network), str(frames), str(output)]) == ExitCode.ENVIRONMENT
+    assert f"{output} is not shared: other-host" in capsys.readouterr().err
+    assert not list(output.rglob("*.fits"))
 
 
 def test_files_that_are_not_there_at_the_end_are_missed(

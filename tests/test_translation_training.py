@@ -13,7 +13,6 @@ import yaml
 from astropy.io import fits
 
 from sdoml_dist.cli import main
-from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.translation_apply import Translator
 from sdoml_dist.pipelines.apply import application
 from sdoml_dist.solar.simulation import SimulationConfig
@@ -135,7 +134,7 @@ def test_version_3_sees_what_was_there_a_rotation_before(dataset: str, tmp_path:
     (made,) = (tmp_path / "fields").glob("*.fits")
     # Its longitudes faced Earth 88 / 360 of a rotation, 6.7 days, before.
     assert str(fits.getheader(made)["HISTORY"]).count("reference SDO 2011-03-05") == 4
-    # STEREO-B's did so 20 days before, when the dataset had not begun; and it is not applied slot by slot.
+    # STEREO-B's did so 20 days before, when the dataset had not begun.
     early = np.datetime64("2011-02-20T00:10", "ns")
     for wavelength in (304, 195, 171):
         (frames / f"{wavelength}.fts").write_bytes(euvi_fits(SimulationConfig(), "STEREO_B", wavelength, early, 64))
@@ -143,8 +142,7 @@ def test_version_3_sees_what_was_there_a_rotation_before(dataset: str, tmp_path:
     assert not list((tmp_path / "late").glob("*.fits"))
     assert "STEREO_B_20110220_001000,STEREO_B,2011-02-20T00:10" in (tmp_path / "late/sets.csv").read_text()
     assert ",no_reference," in (tmp_path / "late/sets.csv").read_text()
-    with pytest.raises(UsageError, match="rotation before"):
-        application(place)
+    assert application(place).before == ("304A", "193A", "171A", "M_720s")
 
 
 @pytest.mark.parametrize("name", ["hmi-to-aia", "galileo"])

@@ -12,7 +12,7 @@ from sdoml_dist.engine.network_pool import network_pool
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.engine.zarr_sink import GROUP, ShardActor, Written, write_shards
 from sdoml_dist.errors import ExitCode
-from sdoml_dist.pipelines.apply import ShardApplier, all_slots, application, input_samples, output_recipes
+from sdoml_dist.pipelines.apply import ShardApplier, all_slots, application, input_samples, output_recipes, samples_before
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe
@@ -115,6 +115,8 @@ def apply(
     with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml apply") as lease:
         applied = application(folder)
         samples, opened = input_samples(applied, store, version or begun_with(output))
+        # What is missing is said before anything is written.
+        samples_before(applied, samples)
         summary.snapshot = samples.snapshot
         experiment = str(checkpoints.about(folder)["experiment"])
         there = Output(output_recipes(applied, experiment, samples, opened, output, shard_slots))

@@ -90,7 +90,7 @@ class Denoiser:
         self.network = network.to(self.device).eval()
         config = self.experiment.config
         field = config.data.field
-        self.inputs = (field,)
+        self.inputs, self.before = (field,), ()
         self.outputs = {field: PRODUCTS[PRODUCT_OF_CHANNEL[field]].channels[field].unit}
         self.size, self.pixels = config.data.size, int(self.experiment.prepared["pixels"])
         # Binning takes noise away: another network would be needed.

@@ -156,16 +156,20 @@ class FarSide(Translation):
 
     def applied_inputs(self) -> tuple[str, ...]:
         """Return the EUV channels."""
-        if self.config.network.version == 3:
-            raise UsageError(
-                "Version 3 sees what was there a rotation before, too; it is not applied slot by slot.", "",
-                "'sdoml far-side' applies it to frames of EUVI, with references from the dataset of its training.",
-            )  # fmt: skip
         return self.euv
 
+    def applied_before(self) -> tuple[str, ...]:
+        """Return the EUV channels and the field for version 3."""
+        return (*self.euv, self.config.data.field) if self.config.network.version == 3 else ()
+
     def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
-        """Return network inputs of the EUV channels."""
-        return self.encode_euv(physical)
+        """Return network inputs of the EUV channels and, in version 3, of what was there a rotation before."""
+        number = len(self.euv)
+        inputs = [self.encode_euv(physical[:, :number])]
+        if self.config.network.version == 3:
+            before = physical[:, number:]
+            inputs += [self.encode_euv(before[:, :number]), self.encode_field(before[:, number:])[0]]
+        return np.concatenate(inputs, axis=1)
 
     def encode_euv(self, images: np.ndarray) -> np.ndarray:
         """Return network inputs of EUV images of shape (..., Y, X), whatever their unit."""
@@ -186,12 +190,8 @@ class FarSide(Translation):
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return network inputs, targets and where these count."""
         number = len(self.euv)
-        inputs = [self.encode_euv(physical[:, :number])]
-        if self.config.network.version == 3:
-            before = physical[:, number + 1 :]
-            inputs += [self.encode_euv(before[:, :number]), self.encode_field(before[:, number:])[0]]
         target, valid = self.encode_field(physical[:, number : number + 1])
-        return np.concatenate(inputs, axis=1), target, valid
+        return self.encode_inputs(np.delete(physical, number, axis=1)), target, valid
 
     def decode(self, made: np.ndarray) -> np.ndarray:
         """Return the field in gauss, NaN beyond the limb."""

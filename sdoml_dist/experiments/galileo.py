@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 from pydantic import field_validator
 
-from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.hmi_to_aia import MEASURES, channel_scores
 from sdoml_dist.experiments.translation import (
     DESIGNS,
@@ -28,7 +27,7 @@ from sdoml_dist.experiments.translation import (
 from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly, mean_of
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.channels import AIA
-from sdoml_dist.solar.drawing import contrast, draw
+from sdoml_dist.solar.drawing import contrast, draw, quiet_sun
 from sdoml_dist.solar.field_scores import scaled
 from sdoml_dist.solar.translation import RANGES, ValueRange, disc_mask
 from sdoml_dist.training.parts import Months, Split
@@ -109,13 +108,14 @@ class Galileo(Translation):
 
     def applied_inputs(self) -> tuple[str, ...]:
         """Return the continuum's channel."""
-        if self.config.data.target in CONTINUA:
-            raise UsageError(
-                "This network makes the contrast of the continuum, which is no channel of a dataset: those are in DN/s.",
-                "To the continuum images of a dataset, which it would need, it adds nothing.",
-                "Apply it to drawings: 'sdoml drawing', or train one with another data.target.",
-            )  # fmt: skip
         return (self.config.data.continuum,)
+
+    def stored(self, made: np.ndarray, physical: np.ndarray) -> np.ndarray:
+        """Return the continuum in the unit of the one that was drawn, by its quiet Sun; a contrast is no channel."""
+        if self.config.data.target not in CONTINUA:
+            return made
+        quiet = np.stack([quiet_sun(image) for image in physical[:, 0]])
+        return made * quiet[:, None]
 
     def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
         """Return network inputs: drawings of continuum images.

@@ -232,18 +232,20 @@ class Translation(Experiment):
         return disc_mask(self.size, self.config.data.limb)
 
     def applied_inputs(self) -> tuple[str, ...]:
-        """Return the channels that are enough to make outputs.
-
-        Raises
-        ------
-        UsageError
-            If more is needed than what is observed at one time.
-        """
+        """Return the channels that outputs are made of."""
         return self.input_names()
+
+    def applied_before(self) -> tuple[str, ...]:
+        """Return the channels of one rotation before that outputs are made of, too."""
+        return ()
 
     @abc.abstractmethod
     def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
-        """Return network inputs of the channels of `applied_inputs`, physical, shape (B, channels, Y, X)."""
+        """Return network inputs of the channels of `applied_inputs` and `applied_before`, shape (B, channels, Y, X)."""
+
+    def stored(self, made: np.ndarray, physical: np.ndarray) -> np.ndarray:
+        """Return what was made of `physical` in the units of a dataset."""
+        return made
 
     @abc.abstractmethod
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

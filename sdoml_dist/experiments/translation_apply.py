@@ -29,7 +29,7 @@ class Translator:
     Raises
     ------
     UsageError
-        If it is no checkpoint of an image translation, or needs more than what is observed at one time.
+        If it is no checkpoint of an image translation.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
@@ -42,7 +42,7 @@ class Translator:
         self.experiment, self.network = trained.experiment, trained.network.to(device)
         averaged = (place / f"{checkpoints.EMA}.safetensors").is_file()
         self.hash = checkpoints.model_hash(place, checkpoints.EMA if averaged else "generator")
-        self.inputs = self.experiment.applied_inputs()
+        self.inputs, self.before = self.experiment.applied_inputs(), self.experiment.applied_before()
         self.outputs = {
             name: PRODUCTS[PRODUCT_OF_CHANNEL[name]].channels[name].unit for name in self.experiment.output_names()
         }
@@ -57,7 +57,7 @@ class Translator:
         Parameters
         ----------
         images : numpy.ndarray
-            Physical units, shape (B, inputs, Y, X), NaN where there is no data.
+            Physical units, shape (B, inputs and those before, Y, X), NaN where there is no data.
         headers : list of dict
             With TIME, the slot: the seed of dropout, so that a slot is made alike by every worker.
 
@@ -68,4 +68,5 @@ class Translator:
         """
         inputs = torch.from_numpy(np.ascontiguousarray(self.experiment.encode_inputs(images)))
         seeds = [int(header["TIME"].astype("datetime64[s]").astype(np.int64)) for header in headers]
-        return self.experiment.generate(self.network, inputs, seeds).astype(np.float32, copy=False)
+        made = self.experiment.generate(self.network, inputs, seeds)
+        return self.experiment.stored(made, images).astype(np.float32, copy=False)

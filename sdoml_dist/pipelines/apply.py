@@ -6,6 +6,7 @@ frame, the keywords of the frame that it was made of, and where it comes from.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from sdoml_dist.errors import UsageError
+from sdoml_dist.errors import SdomlError, UsageError
 from sdoml_dist.experiments import APPLICATIONS
 from sdoml_dist.plan import Plan, Unit
 from sdoml_dist.recipe import Recipe
@@ -28,7 +29,9 @@ from sdoml_dist.solar.geometry import grid_keywords
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
+from sdoml_dist.solar.translation import reference_times
 from sdoml_dist.sources.base import FrameRecord
+from sdoml_dist.store.align import nearest_good
 from sdoml_dist.store.made import Shard, ShardTask, made_recipes
 from sdoml_dist.store.reader import Opened
 from sdoml_dist.store.template import group_path
@@ -51,6 +54,8 @@ class Applied(Protocol):
         SHA-256 of the weights, 16 hexadecimal digits.
     inputs : tuple of str
         Channels that it sees, in order.
+    before : tuple of str
+        Channels that it sees, after these, as they were when the same longitudes faced Earth one synodic rotation before.
     outputs : dict of str to str
         Channels that it makes, in order, and their units. A channel is one of a product.
     pixels : int
@@ -63,6 +68,7 @@ class Applied(Protocol):
 
     hash: str
     inputs: tuple[str, ...]
+    before: tuple[str, ...]
     outputs: dict[str, str]
     pixels: int
     binned: bool
@@ -74,7 +80,7 @@ class Applied(Protocol):
         Parameters
         ----------
         images : numpy.ndarray
-            Physical units, shape (B, inputs, Y, X), NaN where there is no data.
+            Physical units, shape (B, inputs and those before, Y, X), NaN where there is no data.
         headers : list of dict
             Keywords of the first input of each image, with TIME, the slot as ``datetime64[ns]``.
 
@@ -137,6 +143,30 @@ def input_samples(applied: Applied, store: Store, version: str | None) -> tuple[
     return samples, [opened[name] for name in dict.fromkeys(place.product for place in samples.places)]
 
 
+def samples_before(applied: Applied, samples: Samples) -> tuple[Samples, Samples | None]:
+    """Return those samples that have all that is seen of a rotation before, and these, row by row; None if nothing is.
+
+    Raises
+    ------
+    UsageError
+        If the dataset lacks a channel, or no sample has them.
+    """
+    if not applied.before:
+        return samples, None
+    cadence = int(samples.settings["cadence_s"])
+    earlier = Samples.find(samples.store, applied.before, version=samples.snapshot, cadence=cadence)
+    wanted = reference_times(samples.times, front=True)
+    rows = nearest_good(wanted, earlier.times, np.ones(len(earlier), bool), cadence // 2)
+    there = np.flatnonzero(rows >= 0)
+    if not there.size:
+        raise UsageError(
+            f"None of the {len(samples)} times has {', '.join(applied.before)} one rotation before.",
+            f"The times begin at {samples.times[0]} and end at {samples.times[-1]}; a rotation is 27.3 days.",
+            "Use a dataset that covers more than a rotation.",
+        )
+    return samples.take(there), earlier.take(rows[there])
+
+
 def output_recipes(
     applied: Applied, experiment: str, samples: Samples, opened: list[Opened], output: Store, shard_slots: int | None
 ) -> list[Recipe]:
@@ -185,7 +215,8 @@ class ShardApplier:
         threads: int = 2,
     ) -> None:  # fmt: skip
         self.applied, self.recipes = application(folder, device), recipes
-        self.samples, self.opened = input_samples(self.applied, store, version)
+        samples, self.opened = input_samples(self.applied, store, version)
+        self.samples, self.earlier = samples_before(self.applied, samples)
         self.batch, self.threads = batch, threads
         self.experiment = checkpoints.about(folder)["experiment"]
         self._columns = lru_cache(maxsize=2)(self._read_columns)
@@ -207,24 +238,20 @@ class ShardApplier:
         details: dict[int, str] = {}
         places = np.flatnonzero(there)
         done = 0
-        if places.size:
-            # Threads read the next images while the network works on these.
-            loader = Loader(self.samples.take(rows[places]), None, pixels, threads=self.threads, prefetch=1)
-            for micro in loader.validation(self.batch):
-                at = places[done : done + micro["physical"].shape[0]]
-                done += at.size
-                told = [headers[place] | {"TIME": times[place]} for place in at]
-                try:
-                    made = self.applied.run(micro["physical"].numpy(), told)
-                except torch.OutOfMemoryError:
-                    raise
-                except (RuntimeError, ValueError) as error:
-                    logger.exception("the network failed at %s", times[at[0]])
-                    status[at] = int(FrameStatus.FAILED_UNEXPECTED)
-                    details |= dict.fromkeys(at.tolist(), f"{type(error).__name__}: {error}")
+        for inputs in self._read(rows[places]):
+            at = places[done : done + len(inputs)]
+            done += at.size
+            told = [headers[place] | {"TIME": times[place]} for place in at]
+            for chosen, made in self._run(inputs, told):
+                if isinstance(made, Exception):
+                    code, why = FrameStatus.FAILED_UNEXPECTED, f"{type(made).__name__}: {made}"
+                    if isinstance(made, SdomlError):
+                        code, why = FrameStatus.FAILED_NO_DATA, made.what
+                    status[at[chosen]] = int(code)
+                    details |= dict.fromkeys(at[chosen].tolist(), why)
                     continue
-                images[:, at] = made.swapaxes(0, 1)
-                empty = at[~np.isfinite(made).any(axis=(2, 3)).all(axis=1)]
+                images[:, at[chosen]] = made.swapaxes(0, 1)
+                empty = at[chosen][~np.isfinite(made).any(axis=(2, 3)).all(axis=1)]
                 status[empty] = int(FrameStatus.FAILED_NO_DATA)
                 details |= dict.fromkeys(empty.tolist(), "the network made an image without a valid pixel")
         ok = status == int(FrameStatus.OK)
@@ -235,6 +262,37 @@ class ShardApplier:
             values = images[[outputs.index(name) for name in names]]
             codes = np.repeat(status.astype(np.uint8)[:, None], len(names), axis=1)
             yield Shard(product, unit, task.slots, values if ok.any() else None, codes, keywords, texts, seconds)
+
+    def _read(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the images of some samples, a batch at a time; threads read the next ones while the network works on these."""
+        if not rows.size:
+            return
+        groups = [self.samples] if self.earlier is None else [self.samples, self.earlier]
+        with contextlib.ExitStack() as stack:
+            streams = []
+            for group in groups:
+                loader = Loader(group.take(rows), None, self.applied.pixels, threads=self.threads, prefetch=1)
+                streams.append(stack.enter_context(contextlib.closing(loader.validation(self.batch))))
+            for parts in zip(*streams, strict=True):
+                yield np.concatenate([part["physical"].numpy() for part in parts], axis=1)
+
+    def _run(
+        self, inputs: np.ndarray, headers: list[dict[str, Any]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | Exception]]:
+        """Yield which of some images became what; if one of them cannot be used, the others are made by themselves."""
+        chosen = np.arange(len(inputs))
+        try:
+            yield chosen, self.applied.run(inputs, headers)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, SdomlError) as error:
+            if chosen.size == 1:
+                logger.exception("the network failed at %s", headers[0]["TIME"])
+                yield chosen, error
+                return
+            for one in chosen:
+                for _, made in self._run(inputs[one : one + 1], headers[one : one + 1]):
+                    yield chosen[one : one + 1], made
 
     def _keywords(self, row: int) -> dict[str, Any]:
         """Return the stored columns of a sample's first input."""
@@ -289,7 +347,8 @@ class ShardApplier:
         for place, header in enumerate(headers):
             if not header:
                 code = FrameStatus(int(status[place]))
-                told: dict[str, Any] = {"source": None, "detail": f"an input is not there: {code.label}"}
+                what = "an input, or one of a rotation before," if self.earlier is not None else "an input"
+                told: dict[str, Any] = {"source": None, "detail": f"{what} is not there: {code.label}"}
                 texts.append(json.dumps(told, separators=(",", ":")))
                 continue
             for name in header.keys() & specs.keys():
@@ -310,6 +369,9 @@ class ShardApplier:
                     "settings": self.applied.settings,
                 },
             }  # fmt: skip
+            if self.earlier is not None:
+                seen = self.earlier.observed[rows[place]].astype("datetime64[ms]").astype(str).tolist()
+                record["made"]["before"] = dict(zip(self.earlier.channels, seen, strict=True))
             if place in details:
                 record["detail"] = details[place]
             texts.append(json.dumps(record, separators=(",", ":")))

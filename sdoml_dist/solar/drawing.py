@@ -31,8 +31,8 @@ _WITHIN = 0.008
 _LEAST_ARC = 0.6
 
 
-def contrast(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.ndarray:
-    """Divide a continuum image by the median at the same distance from the disc's centre; NaN off the disc.
+def quiet_sun(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.ndarray:
+    """Return the median of a continuum image at the same distance from the disc's centre; NaN off the disc.
 
     Parameters
     ----------
@@ -56,8 +56,14 @@ def contrast(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.nd
     if not levels:
         return np.full(continuum.shape, np.nan)
     quiet = np.interp(distance, middles, levels)
-    result: np.ndarray = np.where(valid & (quiet > 0), continuum / np.where(quiet > 0, quiet, 1.0), np.nan)
+    result: np.ndarray = np.where(valid & (quiet > 0), quiet, np.nan)
     return result
+
+
+def contrast(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.ndarray:
+    """Divide a continuum image by that of the quiet Sun; see :func:`quiet_sun`."""
+    divided: np.ndarray = continuum / quiet_sun(continuum, solar_radius_arcsec)
+    return divided
 
 
 def draw(continuum: np.ndarray, seed: int, solar_radius_arcsec: float = 976.0) -> np.ndarray:

@@ -224,6 +224,7 @@ class Lease:
     def _probe(self) -> None:
         """Check that the store refuses a second creation: else neither lease nor commits can be trusted."""
         if self._create():
+            self._release(self._token)
             raise EnvironmentFault(
                 f"The object store behind {self.store.url} ignores conditional writes (If-None-Match).",
                 "On such a store concurrent commits are lost silently.",
