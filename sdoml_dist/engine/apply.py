@@ -12,7 +12,14 @@ from sdoml_dist.engine.network_pool import network_pool
 from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.engine.zarr_sink import GROUP, ShardActor, Written, write_shards
 from sdoml_dist.errors import ExitCode
-from sdoml_dist.pipelines.apply import ShardApplier, all_slots, application, input_samples, output_recipes, samples_before
+from sdoml_dist.pipelines.apply import (
+    ShardApplier,
+    all_slots,
+    application,
+    input_samples,
+    output_recipes,
+    samples_before,
+)
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe

@@ -148,8 +148,9 @@ def score_figure(rows: Sequence[Row]) -> bytes:
     height = head + foot + line * len(rows)
     figure = new_figure(width, height, scheme, _DPI)
     figure.text(
-        0.1 / width, 1 - 0.2 / height, "RMSE by region", color=scheme.ink, fontsize=12, va="center", weight="bold"
-    )
+        0.1 / width, 1 - 0.2 / height, "RMSE by region, mean over its tiles", color=scheme.ink, fontsize=12, va="center",
+        weight="bold",
+    )  # fmt: skip
     top = 1.08 * max(
         [one.rmse for row in rows for one in row.errors.values()]
         if len(shown) > 1
