@@ -19,9 +19,10 @@ from sdoml_dist.errors import EnvironmentFault
 
 _SIGNAL = signal.SIGUSR2
 _LOOK_S = 3.0
-# Ray ends the driver after 60 s (gcs_rpc_server_reconnect_timeout_s of ray_config_def.h); a head that comes back before, one
-# whose state is in Redis, is not lost.
-_LOST_S, _LAST_S = 36.0, 12.0
+# Ray ends the driver after 60 s, or what is set for it (gcs_rpc_server_reconnect_timeout_s of ray_config_def.h); a head that
+# comes back before, one whose state is in Redis, is not lost.
+_RAY_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112 - it is written like this
+_LOST_S, _LAST_S = 0.6 * _RAY_S, 0.2 * _RAY_S
 
 
 class HeadLostError(EnvironmentFault):
