@@ -171,14 +171,14 @@ def connect(cpus: int | None = None, gpus: int | None = 0) -> Iterator[Cluster]:
             else "See 'sdoml doctor'.",
         ) from error
     _started_here = temporary is not None
-    try:
-        with heeding(ray.get_runtime_context().gcs_address):
+    with heeding(ray.get_runtime_context().gcs_address):
+        try:
             yield _describe(private=_started_here, elastic=not _started_here)
-    finally:
-        _started_here = False
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            _started_here = False
+            ray.shutdown()
+            if temporary:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,8 @@ def heeding(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        watch.closed.set()
+        with watch.telling:
+            watch.closed.set()
         signal.signal(_SIGNAL, before)
 
 
@@ -62,7 +63,9 @@ class _Watch:
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         self._place = (host.strip("[]"), int(port))
-        self.closed = threading.Event()
+        self.closed, self._lost = threading.Event(), False
+        # Held while the signal is sent, so that none comes after its handler has gone.
+        self.telling = threading.Lock()
         self._error = HeadLostError(
             f"Ray's head at {address} has taken no connection for {_LOST_S:.0f} s: the cluster is lost.",
             "Everything finished is safe.",
@@ -71,8 +74,9 @@ class _Watch:
         threading.Thread(target=self._look, name="head", daemon=True).start()
 
     def on_signal(self, _number: int, _frame: object) -> None:
-        """Raise the error in the main thread."""
-        raise self._error
+        """Raise the error in the main thread; the signal of somebody else says nothing."""
+        if self._lost:
+            raise self._error
 
     def _answers(self) -> bool:
         try:
@@ -88,9 +92,11 @@ class _Watch:
                 seen = time.monotonic()
             elif time.monotonic() - seen > _LOST_S:
                 break
-        if self.closed.is_set():
-            return
-        os.kill(os.getpid(), _SIGNAL)
+        with self.telling:
+            if self.closed.is_set():
+                return
+            self._lost = True
+            os.kill(os.getpid(), _SIGNAL)
         if not self.closed.wait(_LAST_S):
             sys.stderr.write(f"sdoml: {self._error}\n")
             sys.stderr.flush()
