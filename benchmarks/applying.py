@@ -64,10 +64,14 @@ def translation(folder: Path, pixels: int, narrowing: int) -> Path:
         {"data": {"store": {"url": "none"}, "size": pixels}, "network": {"version": 2, "narrowing": narrowing}}
     )
     settings = {"config": config.model_dump(mode="json"), "prepared": {"snapshot": "none", "pixels": pixels}}
-    networks = {"generator": FarSide(settings).models()["generator"]}
+    generator = FarSide(settings).models()["generator"]
+    about = settings | {
+        "experiment": "far-side", "step": 0, "finished": False, "metrics": {}, "training": settings["config"]["training"],
+        "parameters": {"generator": sum(one.numel() for one in generator.parameters())},
+    }  # fmt: skip
     place = folder / "checkpoint_00000000"
     place.mkdir(parents=True)
-    checkpoints.save(place, networks, {}, settings | {"experiment": "far-side", "step": 0, "metrics": {}})
+    checkpoints.save(place, {"generator": generator}, {}, about)
     return place
 
 
@@ -108,7 +112,7 @@ def main() -> None:
             place = translation(folder / "run", options.pixels, options.narrowing)
         applied = application(place)
         samples, opened = input_samples(applied, store, None)
-        recipes = output_recipes(applied, options.experiment, samples, opened, output, 4)
+        recipes = output_recipes(applied, options.experiment, samples, opened, output, None)
         there = Output(recipes)
         tasks = there.tasks(all_slots(recipes[0]))
         applier = ShardApplier(str(place), store, samples.snapshot, there.recipes, "cpu")
@@ -136,7 +140,7 @@ def main() -> None:
         print(f"worker of apply      {min(whole):8.2f} s   overhead {min(whole) / min(bare) - 1:+.1%}")
         if options.command:
             began = time.perf_counter()
-            apply(str(place), store, output, shard_slots=4, cpus=2)
+            apply(str(place), store, output, cpus=2)
             print(f"sdoml apply          {time.perf_counter() - began:8.2f} s   Ray and its worker started and ended")
 
 

@@ -63,7 +63,8 @@ def run_update(options: argparse.Namespace) -> int:
     after = repository.lookup_branch(BRANCH)
     if after == before:
         print("nothing has changed")
-    elif not options.no_tag:
+    # An update before this one may have been broken off between its last commit and the name of the version.
+    if not options.no_tag and after not in map(repository.lookup_tag, repository.list_tags()):
         name = options.tag or dated_tag(repository)
         create_tag(repository, name, after)
         print(f"version {name}")
@@ -234,7 +235,7 @@ def run_reprocess(options: argparse.Namespace) -> int:
 
     store = as_store(options.dataset, **store_options(options))
     if options.drop:
-        drop(store, options.product)
+        drop(store, options.product, options.wait)
         return ExitCode.COMPLETE
     done = reprocess(
         store, options.product, options.set or [], start=options.start, end=options.end, cpus=options.cpus,

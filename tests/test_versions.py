@@ -16,7 +16,7 @@ import sdoml_dist
 from sdoml_dist.cli import main
 from sdoml_dist.engine.reprocess import reprocess
 from sdoml_dist.engine.run import build
-from sdoml_dist.errors import ExitCode, Stopped, StoreError, UsageError
+from sdoml_dist.errors import EnvironmentFault, ExitCode, Stopped, StoreError, UsageError
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.recipe_file import parse_recipe
@@ -56,9 +56,13 @@ def run(*arguments: str) -> int:
     return main([*arguments])
 
 
+def _full(*_: object) -> None:
+    raise EnvironmentFault("No space left.")
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_update_takes_what_is_new_and_changed_and_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tmp_path / "files"
     write_files(files, range(8))
@@ -102,9 +106,17 @@ def test_an_update_takes_what_is_new_and_changed_and_nothing_else(
     assert run("diff", url, "v1", "v1", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["remade"] == 0
     assert validate(url).valid
-    # A file that vanishes takes its frame with it, and the old version keeps it.
+    # A file that vanishes takes its frame with it, and the old version keeps it. Broken off before the version has its name,
+    # the update is named by the next one, which finds nothing new.
     next(files.rglob("*_0018*")).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("sdoml_dist.store.repository.create_tag", _full)
+        assert run("update", url, "--tag", "v3") == ExitCode.ENVIRONMENT
+    assert "v3" not in open_repository(recipe.store).list_tags()
     assert run("update", url, "--tag", "v3") == 0
+    assert "nothing has changed\nversion v3" in capsys.readouterr().out
+    assert run("update", url) == 0
+    assert "version" not in capsys.readouterr().out
     table = sdoml_dist.frames(url)
     assert table[table.time == START + 3 * STEP].reason.tolist() == ["missing_no_frame"]
 

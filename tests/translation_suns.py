@@ -25,31 +25,28 @@ SIZE = 64
 CHANNELS = ("304A", "193A", "171A", "M_720s", "Ic_720s")
 
 
-def write_dataset(folder: Path, times: np.ndarray, missing: int) -> str:
-    """Write suns with bright blobs on bipoles, one a day; 304 Angstrom is missing on one of them."""
+def write_dataset(
+    folder: Path, times: np.ndarray, missing: int | None, *, cadence_s: int = 86400, radius_arcsec: float = 976.0
+) -> str:
+    """Write suns with bright blobs on bipoles, by default one a day; 304 Angstrom is missing on one of them."""
     url = str(folder / "d")
     source = NetworkConfig(
         kind="network", experiment="test", checkpoint="0123456789abcdef", url="none", snapshot="S", channels=("304A",),
         pixels=SIZE,
     )  # fmt: skip
     recipes = made_recipes(
-        Store(url=url), CHANNELS, source, name="suns", period=slot_period(times, 86400), cadence_s=86400, pixels=SIZE,
-        solar_radius_arcsec=976.0, shard_slots=1,
+        Store(url=url), CHANNELS, source, name="suns", period=slot_period(times, cadence_s), cadence_s=cadence_s, pixels=SIZE,
+        solar_radius_arcsec=radius_arcsec, shard_slots=1,
     )  # fmt: skip
     output = Output(recipes)
-    receipts = []
+    suns, receipts = blobs(times.size), []
     for task in output.tasks(times):
-        planes = dict(
-            zip(
-                CHANNELS,
-                blobs(times.size)[np.searchsorted(times, slot_times(task.year, 86400)[task.slots])].swapaxes(0, 1),
-                strict=True,
-            )
-        )
+        slots = slot_times(task.year, cadence_s)[task.slots]
+        planes = dict(zip(CHANNELS, suns[np.searchsorted(times, slots)].swapaxes(0, 1), strict=True))
         for product, unit in task.units:
             recipe = output.recipes[product]
             names = recipe.bundle(unit.bundle).channels
-            lost = names == ("304A",) and slot_times(task.year, 86400)[task.slots][0] == times[missing]
+            lost = missing is not None and names == ("304A",) and slots[0] == times[missing]
             code = FrameStatus.MISSING_NO_FRAME if lost else FrameStatus.OK
             status = np.full((task.slots.size, len(names)), int(code), np.uint8)
             keywords, texts = nominal_frames(

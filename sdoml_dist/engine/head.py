@@ -68,7 +68,7 @@ class _Watch:
         self.telling = threading.Lock()
         self._error = HeadLostError(
             f"Ray's head at {address} has taken no connection for {_LOST_S:.0f} s: the cluster is lost.",
-            "Everything finished is safe.",
+            "Everything committed is safe.",
             "Start a cluster and give the same command again: it goes on.",
         )
         threading.Thread(target=self._look, name="head", daemon=True).start()
@@ -86,12 +86,16 @@ class _Watch:
         return True
 
     def _look(self) -> None:
-        seen = time.monotonic()
+        seen, refused = time.monotonic(), 0
         while not self.closed.wait(_LOOK_S):
             if self._answers():
                 seen = time.monotonic()
-            elif time.monotonic() - seen > _LOST_S:
-                break
+                refused = 0
+            else:
+                refused += 1
+                # A process that was stopped for a while has seen nothing of the head either.
+                if refused > 1 and time.monotonic() - seen > _LOST_S:
+                    break
         with self.telling:
             if self.closed.is_set():
                 return

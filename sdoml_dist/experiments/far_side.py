@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from sdoml_dist.errors import UsageError
@@ -41,8 +42,16 @@ from sdoml_dist.experiments.translation_pairs import Pairs
 from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Trained, evenly
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.field_scores import MEASURES, REGIONS, FieldScores, Regression
-from sdoml_dist.solar.translation import MEDIAN_LEVEL, RANGES, ValueRange, reference_times, to_disc_median
+from sdoml_dist.solar.translation import (
+    MEDIAN_LEVEL,
+    RANGES,
+    ValueRange,
+    reference_reach_s,
+    reference_times,
+    to_disc_median,
+)
 from sdoml_dist.store.align import nearest_good
+from sdoml_dist.training.experiment import Batch
 from sdoml_dist.training.parts import Months, RandomMonths, Split
 from sdoml_dist.training.samples import Samples
 
@@ -79,6 +88,9 @@ class FarSideData(TranslationData):
     """EUV intensities, with the disc's median at 100, are limited to this; published: 200."""
     limit_gauss: float | None = Field(None, gt=0)
     """The field that becomes 1; by default as in the version: 100, 3000, 1500 G."""
+    mirrored: bool = False
+    """Whether training samples are mirrored at the solar equator with probability one half, their fields with the other
+    polarity: by Hale's law such a Sun is as likely. No paper does it."""
 
 
 class FarSideNetwork(TranslationNetwork):
@@ -134,18 +146,36 @@ class FarSide(Translation):
         """Return the field's channel."""
         return (self.config.data.field,)
 
+    def varied(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a batch of the training, some of its samples mirrored at the solar equator if so configured."""
+        if not self.config.data.mirrored:
+            return batch
+        x, target, mask = batch["inputs"], batch["target"], batch["mask"]
+        drawn = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
+        chosen = drawn.to(x.device)[:, None, None, None]
+        # Fields, of the target and of a rotation before, change their sign.
+        signs = [-1.0 if name.startswith(self.config.data.field) else 1.0 for name in self.input_names()]
+        other = x.flip(-2) * torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None, None]
+        return batch | {
+            "inputs": torch.where(chosen, other, x), "target": torch.where(chosen, -target.flip(-2), target),
+            "mask": torch.where(chosen, mask.flip(-2), mask),
+        }  # fmt: skip
+
     def groups(self) -> tuple[Samples, ...]:
         """Return the samples and, in version 3, what was seen of the same longitudes a rotation before."""
         config = self.config
         samples = self.find(config, self.prepared["snapshot"])
         if config.network.version < 3:
             return (samples,)
-        data, cadence = config.data, int(samples.settings["cadence_s"])
-        reference = Samples.find(
-            data.store, (*self.euv, data.field), version=self.prepared["snapshot"], cadence=cadence,
-            tolerance=data.tolerance, split=data.split or _SPLITS[3],
-        )  # fmt: skip
-        return with_reference(samples, reference, cadence // 2)
+        reference = self.references(config.data.split or _SPLITS[3])
+        return with_reference(samples, reference, reference_reach_s(int(reference.settings["cadence_s"])))
+
+    def references(self, split: Split | None = None) -> Samples:
+        """Return what may be seen a rotation before: a whole rotation is no multiple of the samples' cadence."""
+        data = self.config.data
+        return Samples.find(
+            data.store, (*self.euv, data.field), version=self.prepared["snapshot"], tolerance=data.tolerance, split=split
+        )
 
     @cached_property
     def field_range(self) -> ValueRange:
@@ -206,7 +236,7 @@ def with_reference(samples: Samples, reference: Samples, tolerance_s: int) -> tu
     samples, reference : Samples
         What is translated, and where references are taken from.
     tolerance_s : int
-        Largest distance of a reference from a whole rotation.
+        Largest distance of a reference from a whole rotation before.
 
     Returns
     -------
@@ -265,18 +295,23 @@ def evaluate(
 
 
 def brightnesses(experiment: FarSide) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return what unsigned flux is regressed on: functions from EUV images, shape (channels, Y, X), to a brightness, (Y, X).
+    """Return what unsigned flux is regressed on: functions from EUV images, shape (channels, Y, X), to brightnesses, (..., Y, X).
 
-    A network should beat them. They are the intensity at 304 Angstrom, and where the channel that shows active regions best is
-    brighter than twice its median over the disc.
+    A network should beat them. They are the intensity at 304 Angstrom, where the channel that shows active regions best is
+    brighter than twice its median over the disc, and for every channel this and its intensity over the median: of three
+    channels, six numbers of a region.
     """
     bright = "193A" if "193A" in experiment.euv else "304A"
     place = experiment.euv.index(bright)
+
+    def both(euv: np.ndarray) -> np.ndarray:
+        values = to_disc_median(euv, experiment.mask)
+        return np.concatenate([values, np.where(values > _BRIGHT, 1.0, 0.0)])
+
     return {
         "regression from 304": lambda euv: euv[0],
-        f"regression from bright area at {bright[:-1]}": lambda euv: np.where(
-            to_disc_median(euv[place], experiment.mask) > _BRIGHT, 1.0, 0.0
-        ),
+        f"regression from bright area at {bright[:-1]}": lambda euv: both(euv[place, None])[1],
+        "regression from means, bright areas": both,
     }
 
 

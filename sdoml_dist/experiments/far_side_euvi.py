@@ -28,11 +28,10 @@ from sdoml_dist.experiments.translation_table import Trained
 from sdoml_dist.solar.euvi import EuviFrame, IntensityMatch
 from sdoml_dist.solar.geometry import RSUN_REF_M
 from sdoml_dist.solar.times import format_fits_time
-from sdoml_dist.solar.translation import reference_times, to_disc_median
+from sdoml_dist.solar.translation import reference_reach_s, reference_times, to_disc_median
 from sdoml_dist.store.align import nearest_good
 from sdoml_dist.store.far_side_folder import KEY, SetStatus
 from sdoml_dist.training.loading import Loader
-from sdoml_dist.training.samples import Samples
 
 _COPIED = ("CDELT1", "CDELT2", "CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2", "CROTA2", "RSUN_OBS", "R_SUN", "HGLN_OBS", "HGLT_OBS",
            "CRLN_OBS", "CRLT_OBS", "DSUN_OBS")  # fmt: skip
@@ -183,14 +182,9 @@ class References:
     """
 
     def __init__(self, experiment: FarSide) -> None:
-        data = experiment.config.data
-        self._experiment, self._channels = experiment, (*experiment.euv, data.field)
-        self._samples = Samples.find(
-            data.store, self._channels, version=experiment.prepared["snapshot"], cadence=data.cadence,
-            tolerance=data.tolerance,
-        )  # fmt: skip
-        self._reach_s = int(self._samples.settings["cadence_s"]) // 2
-        self._loader = Loader(self._samples, None, experiment.size, threads=len(self._channels))
+        self._experiment, self._samples = experiment, experiment.references()
+        self._reach_s = reference_reach_s(int(self._samples.settings["cadence_s"]))
+        self._loader = Loader(self._samples, None, experiment.size, threads=len(self._samples.channels))
 
     def rows(self, times: Sequence[np.datetime64], separations_deg: Sequence[float]) -> np.ndarray:
         """Return the samples nearest to when the longitudes seen at some times faced Earth, -1 where there is none."""

@@ -29,7 +29,7 @@ from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.drawing import contrast, draw, quiet_sun
 from sdoml_dist.solar.field_scores import scaled
-from sdoml_dist.solar.translation import RANGES, ValueRange, disc_mask
+from sdoml_dist.solar.translation import RANGES, ValueRange, disc_mask, refuse_empty
 from sdoml_dist.training.parts import Months, Split
 
 CONTINUA = ("Ic_720s", "Ic_45s")
@@ -121,8 +121,14 @@ class Galileo(Translation):
         """Return network inputs: drawings of continuum images.
 
         Strokes and paper follow from the image, so that a sample always has the same drawing.
+
+        Raises
+        ------
+        UsageError
+            If an image shows no Sun.
         """
         images = np.ascontiguousarray(physical[:, 0])
+        refuse_empty(np.stack([np.isfinite(quiet_sun(one)) for one in images]), "intensity")
         drawings = np.stack([draw(one, zlib.crc32(one.tobytes())) for one in images])
         return self.encode_drawing(drawings)[:, None]
 

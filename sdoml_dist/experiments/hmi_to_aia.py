@@ -7,11 +7,11 @@ difference). Every component is limited to 3000 G, and is 0 where there is none;
 dataset's unit is DN/s. Published split: 2011 to 2016 for training, January to June 2017 for validation, July to December
 2017 for the test.
 
-Scores, after binning images of 1024 pixels by 4, inside the disc: correlation (CC), relative error of the total
-RE = (sum made - sum true) / sum true, and the shares of pixels within 10 and 50 % (PPE10, PPE50). Galvez et al. give no
-figures in what could be read of their paper; those beside are Park's. Two baselines are fitted on the training part for every
-channel: its mean image plus a linear function of the logarithm of |B|, and a table of its mean by |B|, pixel by pixel. What a
-network is better by than the second it knows from a pixel's surroundings and its place on the disc.
+Scores, after binning images of 1024 pixels by 4, inside 0.98 of the solar radius (published: all of it): correlation (CC),
+relative error of the total RE = (sum made - sum true) / sum true, and the shares of pixels within 10 and 50 % (PPE10, PPE50).
+Galvez et al. give no figures in what could be read of their paper; those beside are Park's. Two baselines are fitted on the
+training part for every channel: its mean image plus a linear function of the logarithm of |B|, and a table of its mean by |B|,
+pixel by pixel. What a network is better by than the second it knows from a pixel's surroundings and its place on the disc.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sdoml_dist.experiments.translation_table import BASELINE_IMAGES, Table, Tra
 from sdoml_dist.recipe_base import Store, parse_duration
 from sdoml_dist.solar.channels import AIA
 from sdoml_dist.solar.field_scores import scaled
-from sdoml_dist.solar.translation import RANGES, ValueRange, block_means, correlation, disc_mask
+from sdoml_dist.solar.translation import RANGES, ValueRange, block_means, correlation, disc_mask, refuse_empty
 from sdoml_dist.training.parts import Periods, Split
 
 MEASURES = ("CC", "RE", "PPE10", "PPE50")
@@ -144,9 +144,17 @@ class HmiToAia(Translation):
         return channels
 
     def encode_inputs(self, physical: np.ndarray) -> np.ndarray:
-        """Return network inputs of the field."""
+        """Return network inputs of the field.
+
+        Raises
+        ------
+        UsageError
+            If an image has no field on the disc.
+        """
         limit = self.config.data.limit_gauss
-        field = np.where(np.isfinite(physical) & self.mask, physical, np.float32(0))
+        valid = np.isfinite(physical) & self.mask
+        refuse_empty(valid, "field")
+        field = np.where(valid, physical, np.float32(0))
         return ValueRange("linear", -limit, limit).to_network(field)
 
     def encode(self, physical: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -39,17 +39,25 @@ from sdoml_dist.models.translation_loss import (
 )
 from sdoml_dist.recipe_base import Section, Store, parse_duration
 from sdoml_dist.solar.field_scores import scaled
-from sdoml_dist.solar.translation import BLOCK, LIMB, PUBLISHED_PIXELS, block_means, correlation, disc_mask
+from sdoml_dist.solar.translation import (
+    BLOCK,
+    GRID_RADIUS_ARCSEC,
+    LIMB,
+    PUBLISHED_PIXELS,
+    block_means,
+    correlation,
+    disc_mask,
+)
 from sdoml_dist.training.config import ExperimentConfig
 from sdoml_dist.training.experiment import Batch, Experiment
 from sdoml_dist.training.order import Order
 from sdoml_dist.training.parts import Split, SplitField
 from sdoml_dist.training.samples import Samples
 
-# Kim et al. 2019 pad images of 1024 pixels by 15 and cut them out at random.
-_SHIFT = 15
 _SHOWN = 4
 _SMALLEST_JUDGED = 32
+# What a configuration may change of a design, by the same name.
+_CHANGED = ("generator", "stages", "blocks", "adversarial", "judged", "l1", "feature", "correlation", "unsigned")
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Design:
         Which adversarial loss.
     judged, l1, feature, correlation, unsigned : float
         Weights of the generator's losses; with ``judged`` and ``feature`` at 0 there is no discriminator.
+    shift : int
+        By how many pixels of 1024 training images are padded and then cut out at random.
     """
 
     generator: Literal["unet", "pix2pixhd", "pix2pixcc"]
@@ -88,6 +98,7 @@ class Design:
     feature: float
     correlation: float
     unsigned: float = 0.0
+    shift: int = 0
 
     @property
     def alone(self) -> bool:
@@ -96,13 +107,16 @@ class Design:
 
 
 DESIGNS = {
-    "kim2019": Design("unet", 64, 0, 0, 64, 1, True, 0.0, "bce", 1.0, 100.0, 0.0, 0.0),
-    "park2019": Design("unet", 64, 0, 0, 64, 1, True, 0.0, "bce", 0.0, 1.0, 0.0, 0.0),
+    "kim2019": Design("unet", 64, 0, 0, 64, 1, True, 0.0, "bce", 1.0, 100.0, 0.0, 0.0, shift=15),
+    "park2019": Design("unet", 64, 0, 0, 64, 1, True, 0.0, "bce", 0.0, 1.0, 0.0, 0.0, shift=15),
     "jeong2020": Design("pix2pixhd", 32, 4, 9, 64, 2, False, 0.0, "least-squares", 1.0, 0.0, 10.0, 0.0),
-    "jeong2022": Design("pix2pixcc", 40, 5, 9, 40, 1, False, 1.5, "least-squares", 1.0, 0.0, 10.0, 5.0),
+    "jeong2022": Design("pix2pixcc", 40, 5, 9, 40, 1, False, 1.5, "least-squares", 1.0, 0.0, 10.0, 5.0, shift=62),
 }
 """By paper. Park et al. 2019 has two models: L1 alone, as here, and that of Kim et al. 2019. Jeong et al. 2022 halve the
-adversarial loss and then double it."""
+adversarial loss and then double it. Code of 2020 cuts channels instead of pixels where it pads, so that no shift is taken for it."""
+
+DesignName = Literal["kim2019", "park2019", "jeong2020", "jeong2022"]
+"""A paper of `DESIGNS`."""
 
 
 class TranslationData(Section):
@@ -138,12 +152,16 @@ class TranslationNetwork(Section):
 
     narrowing: int = Field(1, ge=1)
     """Divides the number of filters of all networks, for small experiments; 1 is the published size."""
+    design: DesignName | None = None
+    """Networks, losses and shifts of this paper; by default of the experiment's own. What follows changes it."""
     generator: Literal["unet", "pix2pixhd", "pix2pixcc"] | None = None
     """Which generator; by default as published."""
     stages: int | None = Field(None, ge=1)
     """How often a residual generator halves the image; by default as published."""
     blocks: int | None = Field(None, ge=0)
     """Residual blocks; by default as published."""
+    adversarial: Adversarial | None = None
+    """Which adversarial loss, ``bce`` or ``least-squares``; by default as published."""
     judged: float | None = Field(None, ge=0)
     """Weight of the adversarial loss; by default as published."""
     l1: float | None = Field(None, ge=0)
@@ -156,7 +174,8 @@ class TranslationNetwork(Section):
     """Weight of 1 - concordance correlation of absolute values, for magnetic fields; by default 0. Where a network cannot know
     which polarity is where, all other losses are least for a weak field; this one asks for its flux. No paper has it."""
     shift: int | None = Field(None, ge=0)
-    """Training images are shifted at random by up to so many pixels; by default 15 of 1024, as published."""
+    """Training images are shifted at random by up to so many of their pixels; by default as published, of 1024 pixels: 15 in the
+    designs of 2019, none in that of 2020, 62 in that of 2022."""
 
 
 class TranslationConfig(ExperimentConfig):
@@ -178,17 +197,17 @@ class Translation(Experiment):
         network = self.config.network
         changed = {
             name: value
-            for name in ("generator", "stages", "blocks", "judged", "l1", "feature", "correlation", "unsigned")
+            for name in _CHANGED
             if (value := getattr(network, name)) is not None
         }
-        self.design = replace(self._design(), **changed)
+        self.design = replace(self._design() if network.design is None else DESIGNS[network.design], **changed)
         if self.design.alone:
             # This instance trains one network; what its class says is for those that train two.
             self.players = ("generator",)  # type: ignore[misc]
 
     @abc.abstractmethod
     def _design(self) -> Design:
-        """Return the published design."""
+        """Return the published design of the experiment's own."""
 
     @abc.abstractmethod
     def input_names(self) -> tuple[str, ...]:
@@ -212,9 +231,11 @@ class Translation(Experiment):
         """Return the samples of a configuration at a version of its dataset."""
         data = config.data
         channels, split = cls.sampled(config)
-        return Samples.find(
+        samples = Samples.find(
             data.store, channels, version=version, cadence=data.cadence, tolerance=data.tolerance, split=data.split or split
         )
+        samples.refuse_other_radius(GRID_RADIUS_ARCSEC)
+        return samples
 
     @classmethod
     def prepare(cls, config: Any, folder: Path) -> dict[str, Any]:
@@ -317,7 +338,7 @@ class Translation(Experiment):
         """Return the loss of a player and its terms."""
         design = self.design
         made_by = networks if isinstance(networks, nn.Module) else networks["generator"]
-        x, target, mask = self._shifted(batch, generator)
+        x, target, mask = self._shifted(self.varied(batch, generator), generator)
         if player == "discriminator":
             assert isinstance(networks, dict)
             with torch.no_grad():
@@ -343,11 +364,15 @@ class Translation(Experiment):
             total = total + design.judged * terms["judged"] + design.feature * terms["feature"]
         return {"loss": total, **{name: value.detach() for name, value in terms.items()}}
 
+    def varied(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a batch of the training as it is varied at random besides its shifts: by default not at all."""
+        return batch
+
     def _shifted(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return inputs, targets and mask, each sample shifted by a random number of pixels."""
         most = self.config.network.shift
         if most is None:
-            most = round(_SHIFT * self.size / PUBLISHED_PIXELS)
+            most = round(self.design.shift * self.size / PUBLISHED_PIXELS)
         x, target, mask = batch["inputs"], batch["target"], batch["mask"].to(batch["target"].dtype)
         if most == 0:
             return x, target, mask

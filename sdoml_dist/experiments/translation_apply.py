@@ -12,8 +12,12 @@ from sdoml_dist.errors import UsageError
 from sdoml_dist.experiments.translation import Translation
 from sdoml_dist.experiments.translation_table import Trained
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS
+from sdoml_dist.solar.translation import GRID_RADIUS_ARCSEC
 from sdoml_dist.training import checkpoint as checkpoints
 from sdoml_dist.training.experiment import find_experiment
+
+# What a network holds of an image, per pixel: the published ones take 640 (version 2) and 1000 (version 3).
+BYTES_PER_PIXEL = 1_500
 
 
 class Translator:
@@ -46,10 +50,16 @@ class Translator:
         self.outputs = {
             name: PRODUCTS[PRODUCT_OF_CHANNEL[name]].channels[name].unit for name in self.experiment.output_names()
         }
-        self.pixels, self.binned = self.experiment.size, True
+        self.pixels, self.radius_arcsec, self.binned = self.experiment.size, GRID_RADIUS_ARCSEC, True
         self.settings: dict[str, Any] = {
             "network": self.experiment.config.network.model_dump(mode="json"), "step": about["step"]
         }  # fmt: skip
+
+    def memory_bytes(self, batch: int) -> int:
+        """Return the memory that weights, also while they are read, and what is held of some images take."""
+        weights = sum(one.numel() * one.element_size() for one in self.network.parameters())
+        # A U-Net takes its images one by one.
+        return 2 * weights + (1 if self.experiment.design.generator == "unet" else batch) * BYTES_PER_PIXEL * self.pixels**2
 
     def run(self, images: np.ndarray, headers: list[dict[str, Any]]) -> np.ndarray:
         """Return made images.

@@ -29,7 +29,7 @@ from sdoml_dist.solar.geometry import grid_keywords
 from sdoml_dist.solar.products import PRODUCT_OF_CHANNEL, PRODUCTS
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
-from sdoml_dist.solar.translation import reference_times
+from sdoml_dist.solar.translation import reference_reach_s, reference_times
 from sdoml_dist.sources.base import FrameRecord
 from sdoml_dist.store.align import nearest_good
 from sdoml_dist.store.made import Shard, ShardTask, made_recipes
@@ -43,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 # Columns that say where a frame was made, not what it shows.
 _OWN = ("SOURCE_ID", "CALIBRATION")
+# PyTorch, and a shard that is written.
+_PYTORCH_BYTES = 1_000_000_000
+# Threads that read the next images while the network works on these.
+_THREADS = 2
 
 
 class Applied(Protocol):
@@ -60,6 +64,8 @@ class Applied(Protocol):
         Channels that it makes, in order, and their units. A channel is one of a product.
     pixels : int
         Side of the images.
+    radius_arcsec : float
+        Solar radius on their grid.
     binned : bool
         Whether it was trained on images that were binned to that side, so that larger ones are binned for it.
     settings : dict
@@ -71,8 +77,12 @@ class Applied(Protocol):
     before: tuple[str, ...]
     outputs: dict[str, str]
     pixels: int
+    radius_arcsec: float
     binned: bool
     settings: dict[str, Any]
+
+    def memory_bytes(self, batch: int) -> int:
+        """Return the memory that it takes for some images at once, besides PyTorch and the images."""
 
     def run(self, images: np.ndarray, headers: list[dict[str, Any]]) -> np.ndarray:
         """Return what it makes of some images.
@@ -130,9 +140,10 @@ def input_samples(applied: Applied, store: Store, version: str | None) -> tuple[
     Raises
     ------
     UsageError
-        If the dataset lacks an input, or its images have another size than those of the training.
+        If the dataset lacks an input, or its images or the Sun on them have another size than those of the training.
     """
     samples = Samples.find(store, applied.inputs, version=version)
+    samples.refuse_other_radius(applied.radius_arcsec)
     opened = {one.name: one for one in open_pinned(samples.store, samples.snapshot, applied.inputs)}
     if samples.pixels % applied.pixels or (samples.pixels != applied.pixels and not applied.binned):
         raise UsageError(
@@ -153,10 +164,9 @@ def samples_before(applied: Applied, samples: Samples) -> tuple[Samples, Samples
     """
     if not applied.before:
         return samples, None
-    cadence = int(samples.settings["cadence_s"])
-    earlier = Samples.find(samples.store, applied.before, version=samples.snapshot, cadence=cadence)
-    wanted = reference_times(samples.times, front=True)
-    rows = nearest_good(wanted, earlier.times, np.ones(len(earlier), bool), cadence // 2)
+    earlier = Samples.find(samples.store, applied.before, version=samples.snapshot)
+    wanted, reach_s = reference_times(samples.times, front=True), reference_reach_s(int(earlier.settings["cadence_s"]))
+    rows = nearest_good(wanted, earlier.times, np.ones(len(earlier), bool), reach_s)
     there = np.flatnonzero(rows >= 0)
     if not there.size:
         raise UsageError(
@@ -165,6 +175,17 @@ def samples_before(applied: Applied, samples: Samples) -> tuple[Samples, Samples
             "Use a dataset that covers more than a rotation.",
         )
     return samples.take(there), earlier.take(rows[there])
+
+
+def worker_bytes(applied: Applied, samples: Samples, earlier: Samples | None, batch: int) -> int:
+    """Return the memory of a worker that applies a network to samples."""
+    groups = [samples] if earlier is None else [samples, earlier]
+    reading = sum(_loader(group, applied.pixels).memory_bytes(batch) for group in groups)
+    return _PYTORCH_BYTES + reading + applied.memory_bytes(batch)
+
+
+def _loader(samples: Samples, pixels: int) -> Loader:
+    return Loader(samples, None, pixels, threads=_THREADS, prefetch=1)
 
 
 def output_recipes(
@@ -206,18 +227,17 @@ class ShardApplier:
         Of the dataset that is made, by product.
     device : str
         Where the network computes.
-    batch, threads : int
-        Images that go through it at once, and threads that read the next ones meanwhile.
+    batch : int
+        Images that go through it at once.
     """
 
     def __init__(
-        self, folder: str, store: Store, version: str, recipes: dict[str, Recipe], device: str, batch: int = 1,
-        threads: int = 2,
-    ) -> None:  # fmt: skip
+        self, folder: str, store: Store, version: str, recipes: dict[str, Recipe], device: str, batch: int = 1
+    ) -> None:
         self.applied, self.recipes = application(folder, device), recipes
         samples, self.opened = input_samples(self.applied, store, version)
         self.samples, self.earlier = samples_before(self.applied, samples)
-        self.batch, self.threads = batch, threads
+        self.batch = batch
         self.experiment = checkpoints.about(folder)["experiment"]
         self._columns = lru_cache(maxsize=2)(self._read_columns)
 
@@ -271,7 +291,7 @@ class ShardApplier:
         with contextlib.ExitStack() as stack:
             streams = []
             for group in groups:
-                loader = Loader(group.take(rows), None, self.applied.pixels, threads=self.threads, prefetch=1)
+                loader = _loader(group.take(rows), self.applied.pixels)
                 streams.append(stack.enter_context(contextlib.closing(loader.validation(self.batch))))
             for parts in zip(*streams, strict=True):
                 yield np.concatenate([part["physical"].numpy() for part in parts], axis=1)

@@ -20,6 +20,7 @@ import torch
 from sdoml_dist.errors import SdomlError, UsageError
 from sdoml_dist.experiments.far_side import FarSide
 from sdoml_dist.experiments.far_side_euvi import FieldMaker, SetError, load_matches, to_fits
+from sdoml_dist.experiments.translation_apply import BYTES_PER_PIXEL
 from sdoml_dist.experiments.translation_table import Trained
 from sdoml_dist.recipe_base import Store, canonical_json
 from sdoml_dist.solar.euvi import EuviFrame, IntensityMatch
@@ -31,10 +32,8 @@ from sdoml_dist.training import checkpoint as checkpoints
 
 logger = logging.getLogger(__name__)
 
-# PyTorch, Ray, and frames of 2048 x 2048 pixels while they are registered; then per pixel of the network's image, where the
-# published networks take 640 (version 2) and 1000 (version 3).
+# PyTorch, Ray, and frames of 2048 x 2048 pixels while they are registered.
 _WORKER_BYTES = 1_000_000_000
-_BYTES_PER_PIXEL = 1_500
 # How the outcomes of sets are counted beside those of frames elsewhere.
 _CODES = {
     SetStatus.OK: FrameStatus.OK, SetStatus.NO_LIGHT: FrameStatus.REJECTED_NOT_LIGHT,
@@ -239,4 +238,4 @@ class SetTranslator:
 def worker_bytes(network: FarSideNetwork) -> int:
     """Return the memory of a worker: PyTorch, the weights, a set's frames and what the network holds of an image."""
     weights = sum(path.stat().st_size for path in network.place.glob("*.safetensors") if path.stem == "generator")
-    return _WORKER_BYTES + 2 * weights + _BYTES_PER_PIXEL * network.experiment.size**2
+    return _WORKER_BYTES + 2 * weights + BYTES_PER_PIXEL * network.experiment.size**2

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.solar.translation import disc_radius
+from sdoml_dist.solar.translation import GRID_RADIUS_ARCSEC, disc_radius
 
 # Contrast to the quiet Sun at the same distance from the disc's centre. A pixel of some arcseconds mixes spot and granules,
 # so that both limits lie above those of fine images (about 0.9 and 0.6, for example Mathew et al. 2007, A&A 465, 291).
@@ -31,7 +31,7 @@ _WITHIN = 0.008
 _LEAST_ARC = 0.6
 
 
-def quiet_sun(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.ndarray:
+def quiet_sun(continuum: np.ndarray, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> np.ndarray:
     """Return the median of a continuum image at the same distance from the disc's centre; NaN off the disc.
 
     Parameters
@@ -60,13 +60,13 @@ def quiet_sun(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.n
     return result
 
 
-def contrast(continuum: np.ndarray, solar_radius_arcsec: float = 976.0) -> np.ndarray:
+def contrast(continuum: np.ndarray, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> np.ndarray:
     """Divide a continuum image by that of the quiet Sun; see :func:`quiet_sun`."""
     divided: np.ndarray = continuum / quiet_sun(continuum, solar_radius_arcsec)
     return divided
 
 
-def draw(continuum: np.ndarray, seed: int, solar_radius_arcsec: float = 976.0) -> np.ndarray:
+def draw(continuum: np.ndarray, seed: int, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> np.ndarray:
     """Draw the spots of a continuum image.
 
     Parameters

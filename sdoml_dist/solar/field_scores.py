@@ -85,7 +85,7 @@ class FieldScores:
 
 
 class Regression:
-    """Linear regression from one brightness: flux per pixel from a region's mean, and field from a pixel's.
+    """Linear regression from one or more brightnesses: flux per pixel from a region's means, and field from a pixel's.
 
     Parameters
     ----------
@@ -95,33 +95,36 @@ class Regression:
 
     def __init__(self, scores: FieldScores) -> None:
         self._scores = scores
-        self._rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in REGIONS}
-        self._tested: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in REGIONS}
-        self._moments = np.zeros(5)
+        # Of each region: means of the brightnesses, unsigned and net flux per pixel, number of pixels.
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in REGIONS}
+        self._tested: dict[str, list[np.ndarray]] = {name: [] for name in REGIONS}
+        # Sums over pixels of the products of 1, the brightnesses and the field.
+        self._moments: np.ndarray = np.zeros(())
         self._pixels: dict[str, list[float]] = {name: [] for name in REGIONS}
 
-    def _facts(self, true: np.ndarray, bright: np.ndarray) -> tuple[float, float, float, float]:
+    def _facts(self, true: np.ndarray, bright: np.ndarray) -> np.ndarray:
         valid = np.isfinite(true)
-        count = max(int(valid.sum()), 1)
-        area = self._scores.area
-        return (
-            float(bright[valid].mean()) if valid.any() else 0.0, float(unsigned_flux(true, area)) / count,
-            float(net_flux(true, area)) / count, float(count),
-        )  # fmt: skip
+        count, area = max(int(valid.sum()), 1), self._scores.area
+        means = bright[:, valid].sum(axis=1, dtype=np.float64) / count
+        return np.array([*means, unsigned_flux(true, area) / count, net_flux(true, area) / count, count])
 
     def learn(self, true: np.ndarray, bright: np.ndarray) -> None:
-        """Add a training image: field in gauss and brightness, shape (Y, X)."""
+        """Add a training image: field in gauss, shape (Y, X), and a brightness of this shape or several, (K, Y, X)."""
+        bright = bright.reshape(-1, *true.shape)
         for name, patch in self._scores.regions(true):
             self._rows[name].append(self._facts(patch.cut(true), patch.cut(bright)))
         valid = np.isfinite(true)
-        x, y = bright[valid].astype(np.float64), true[valid].astype(np.float64)
-        self._moments += (x.size, x.sum(), y.sum(), (x * x).sum(), (x * y).sum())
+        columns = np.stack([np.ones(int(valid.sum())), *bright[:, valid], true[valid]]).astype(np.float64)
+        self._moments = self._moments + columns @ columns.T
 
     def add(self, true: np.ndarray, bright: np.ndarray) -> None:
         """Add a test image."""
-        count, sx, sy, sxx, sxy = self._moments
-        slope = (sxy - sx * sy / count) / max(sxx - sx * sx / count, 1e-30)
-        made = np.where(np.isfinite(true), sy / count + slope * (bright - sx / count), np.nan)
+        bright = bright.reshape(-1, *true.shape)
+        means = self._moments[0, 1:] / self._moments[0, 0]
+        spread = self._moments[1:, 1:] - self._moments[0, 0] * np.outer(means, means)
+        slopes = _least_squares(spread[:-1, :-1], spread[:-1, -1])
+        made = means[-1] + np.tensordot(slopes, bright - means[:-1, None, None], 1)
+        made = np.where(np.isfinite(true), made, np.nan)
         for name, patch in self._scores.regions(true):
             self._tested[name].append(self._facts(patch.cut(true), patch.cut(bright)))
             left, right = (block_means(patch.cut(one), self._scores.block) for one in (true, made))
@@ -129,17 +132,30 @@ class Regression:
 
     def scores(self) -> dict[str, tuple[float, ...]]:
         """Return the same scores as :meth:`FieldScores.scores`."""
-        rows = {}
+        rows: dict[str, tuple[float, ...]] = {}
         for name in REGIONS:
-            learned, tested = (np.array(kept[name]).reshape(-1, 4) for kept in (self._rows, self._tested))
-            values = []
-            for column in (1, 2):
-                if len(learned) < 3 or np.ptp(learned[:, 0]) == 0 or not len(tested):
-                    values.append(float("nan"))
-                    continue
-                slope, offset = np.polyfit(learned[:, 0], learned[:, column], 1)
-                made = (offset + slope * tested[:, 0]) * tested[:, 3]
-                values.append(correlation(made, tested[:, column] * tested[:, 3]))
             pixels = [value for value in self._pixels[name] if np.isfinite(value)]
-            rows[name] = (*values, float(np.mean(pixels)) if pixels else float("nan"))
+            rows[name] = (*self._fluxes(name), float(np.mean(pixels)) if pixels else float("nan"))
         return rows
+
+    def _fluxes(self, name: str) -> tuple[float, float]:
+        """Return the correlations of unsigned and net flux; NaN where there are too few regions for the numbers to be found."""
+        if not self._rows[name] or not self._tested[name]:
+            return float("nan"), float("nan")
+        learned, tested = np.array(self._rows[name]), np.array(self._tested[name])
+        x, z = (np.insert(one[:, :-3], 0, 1.0, axis=1) for one in (learned, tested))
+        if len(x) <= x.shape[1] or not np.ptp(x[:, 1:], axis=0).any():
+            return float("nan"), float("nan")
+        unsigned, net = (
+            correlation(z @ _least_squares(x, learned[:, column]) * tested[:, -1], tested[:, column] * tested[:, -1])
+            for column in (-3, -2)
+        )
+        return unsigned, net
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return what x is multiplied by to be nearest to y; columns of x may have any units."""
+    length = np.sqrt((x**2).sum(axis=0))
+    length = np.where(length > 0, length, 1.0)
+    found: np.ndarray = np.linalg.lstsq(x / length, y, rcond=None)[0] / length
+    return found

@@ -17,6 +17,8 @@ import numpy as np
 from sdoml_dist.errors import UsageError
 from sdoml_dist.solar.geometry import FIELD_ARCSEC, RSUN_REF_M
 
+GRID_RADIUS_ARCSEC = 976.0
+"""Solar radius on the grid that these networks see, SDOML's (Galvez et al. 2019)."""
 LIMB = 0.98
 """Share of the solar radius beyond which the published magnetograms have no values."""
 MEDIAN_LEVEL = 100.0
@@ -99,12 +101,12 @@ RANGES = {
 (Park et al. 2019: log2(DN + 1) / 7 - 1); continuum over that of the quiet Sun, which becomes 0, as there is off the disc."""
 
 
-def disc_radius(pixels: int, solar_radius_arcsec: float = 976.0) -> float:
+def disc_radius(pixels: int, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> float:
     """Return the solar radius in pixels on the dataset's grid."""
     return pixels * solar_radius_arcsec / FIELD_ARCSEC
 
 
-def disc_mask(pixels: int, share: float = LIMB, solar_radius_arcsec: float = 976.0) -> np.ndarray:
+def disc_mask(pixels: int, share: float = LIMB, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> np.ndarray:
     """Return where pixels' centres lie within a share of the solar radius, bool, shape (pixels, pixels)."""
     squares = (np.arange(pixels) - (pixels - 1) / 2) ** 2
     radius = share * disc_radius(pixels, solar_radius_arcsec)
@@ -144,7 +146,7 @@ def to_disc_median(images: np.ndarray, mask: np.ndarray, level: float = MEDIAN_L
     return scaled
 
 
-def pixel_area_cm2(pixels: int, solar_radius_arcsec: float = 976.0) -> float:
+def pixel_area_cm2(pixels: int, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> float:
     """Return the area of a pixel at the disc's centre, cm^2, without the foreshortening that papers leave out as well."""
     return (RSUN_REF_M * 100.0 / disc_radius(pixels, solar_radius_arcsec)) ** 2
 
@@ -240,7 +242,7 @@ def active_patches(field: np.ndarray, size: int, most: int = 16) -> list[Patch]:
     return found
 
 
-def quiet_patch(field: np.ndarray, size: int, solar_radius_arcsec: float = 976.0) -> Patch | None:
+def quiet_patch(field: np.ndarray, size: int, solar_radius_arcsec: float = GRID_RADIUS_ARCSEC) -> Patch | None:
     """Return the patch with the least flux inside 0.8 radii, or None where each has a pixel of 100 G or more."""
     sums, covered, strong = _box_sums(field, size)
     if not sums.size:
@@ -264,6 +266,30 @@ def _box_sums(field: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.
     return layers[0], np.rint(layers[1]), np.rint(layers[2])
 
 
+def refuse_empty(valid: np.ndarray, what: str) -> None:
+    """Refuse images without a single value on the disc.
+
+    Parameters
+    ----------
+    valid : numpy.ndarray
+        Where there are values, bool, shape (images, ..., Y, X).
+    what : str
+        What the values are.
+
+    Raises
+    ------
+    UsageError
+        If an image has none.
+    """
+    empty = ~valid.any(axis=(-2, -1))
+    if empty.any():
+        raise UsageError(
+            f"There is no {what} on the disc in {int(empty.sum())} of {empty.size} images.",
+            "Anything made of them would be made of nothing.",
+            "Leave the frames out.",
+        )
+
+
 def reference_delay_days(separation_deg: float, *, front: bool = False) -> float:
     """Return how long ago the longitudes that a spacecraft sees faced Earth, days.
 
@@ -282,6 +308,11 @@ def reference_delay_days(separation_deg: float, *, front: bool = False) -> float
     20.09
     """
     return SYNODIC_DAYS if front else SYNODIC_DAYS * (separation_deg % 360.0) / 360.0
+
+
+def reference_reach_s(cadence_s: int) -> int:
+    """Return how far a reference may be from its time, seconds: half a step of the observations, or half a degree of rotation."""
+    return max(cadence_s // 2, 3600)
 
 
 def reference_times(times: np.ndarray, separation_deg: float = 0.0, *, front: bool = False) -> np.ndarray:

@@ -42,6 +42,8 @@ class Place:
         Of the product.
     pixels : int
         Side of its images; 0 for a channel with a number per slot.
+    radius_arcsec : float
+        Solar radius on their grid; 0 as well.
     """
 
     product: str
@@ -49,6 +51,7 @@ class Place:
     cadence_s: int
     shard_slots: int
     pixels: int
+    radius_arcsec: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +178,16 @@ class Samples:
     def __len__(self) -> int:
         return int(self.times.size)
 
+    def refuse_other_radius(self, radius_arcsec: float) -> None:
+        """Refuse images on whose grid the Sun has another radius; raises `UsageError`."""
+        other = sorted({place.radius_arcsec for place in self.places if place.pixels} - {radius_arcsec})
+        if other:
+            raise UsageError(
+                f"The Sun of {self.store.url} has a radius of {other[0]:g} arcsec on its grid, not {radius_arcsec:g}.",
+                "Discs, limbs and fluxes would be taken where they are not.",
+                f"Build the dataset with grid.solar_radius_arcsec: {radius_arcsec:g}.",
+            )
+
     @property
     def images(self) -> tuple[int, ...]:
         """Positions of the channels that have images."""
@@ -287,8 +300,8 @@ def _grid(opened: list[Opened], step_s: int, period: tuple[str, str] | None) -> 
 
 def _place(opened: Opened, name: str) -> Place:
     recipe = opened.recipe
-    pixels = recipe.grid.pixels if recipe.contents.kind == "images" else 0
-    return Place(opened.name, recipe.channels.index(name), recipe.cadence, recipe.shard_slots, pixels)
+    grid = (recipe.grid.pixels, recipe.grid.solar_radius_arcsec) if recipe.contents.kind == "images" else (0, 0.0)
+    return Place(opened.name, recipe.channels.index(name), recipe.cadence, recipe.shard_slots, *grid)
 
 
 def _check_grids(opened: list[Opened]) -> None:
