@@ -1,6 +1,7 @@
-"""Train the network of an experiment; the entry point for ``ray job submit``.
+r"""Train the network of an experiment; the entry point for ``ray job submit``.
 
-ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/train.py latent-space --set output=/shared/runs
+ray job submit --address http://HEAD:8265 --working-dir . --runtime-env jobs/runtime_env.yaml \
+    -- python jobs/train.py latent-space --set output=/shared/runs
 
 The arguments are those of ``sdoml train``; the same command goes on where a run stopped. Ray tells the job's driver where
 the cluster is by RAY_ADDRESS. The output is a folder that all nodes share. ``ray job submit`` reduces every failure to exit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sdoml_dist.cli_arguments import store_options
+from sdoml_dist.cli_arguments import store_options, wait_argument
 
 
 def add_apply(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def add_apply(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", type=int, default=64, metavar="N", help="shards of time per commit")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images that go through the network at once")
     parser.add_argument("--cpus", type=int, help="CPUs of the private Ray (without RAY_ADDRESS)")
+    wait_argument(parser)
     parser.add_argument("--endpoint-url", help="address of an S3-compatible server")
     parser.add_argument("--region", help="region of the bucket")
 
@@ -34,7 +35,7 @@ def run_apply(options: argparse.Namespace) -> int:
     done = apply(
         options.run, as_store(options.dataset, **places), as_store(options.output, **places), version=options.version,
         tag=options.tag, retry=tuple(options.retry or ()), shard_slots=options.shard_slots, group=options.group,
-        batch=options.batch, cpus=options.cpus,
+        batch=options.batch, cpus=options.cpus, wait_s=options.wait,
     )  # fmt: skip
     written = done.written
     print(

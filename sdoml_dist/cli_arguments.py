@@ -35,7 +35,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def wait_argument(parser: argparse.ArgumentParser) -> None:
     """Declare how long to wait for another driver."""
     parser.add_argument(
-        "--wait", type=float, default=float(os.environ.get("SDOML_WAIT") or 0), metavar="S",
+        "--wait", type=float, default=os.environ.get("SDOML_WAIT") or "0", metavar="S",
         help="wait this long for another driver; by default SDOML_WAIT, or not at all",
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from sdoml_dist.cli_arguments import json_argument, store_options
+from sdoml_dist.cli_arguments import json_argument, store_options, wait_argument
 from sdoml_dist.errors import UsageError
 
 
@@ -47,6 +47,7 @@ def add_decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-slots", type=int, metavar="N", help="slots per shard; by default 8 MiB of a channel")
     parser.add_argument("--group", type=int, default=64, metavar="N", help="shards of time per commit")
     parser.add_argument("--cpus", type=int, help="CPUs of the private Ray (without RAY_ADDRESS)")
+    wait_argument(parser)
     _places(parser)
 
 
@@ -59,7 +60,7 @@ def run_decode(options: argparse.Namespace) -> int:
     done = decode(
         as_store(options.catalog, **places), as_store(options.output, **places), options.checkpoint,
         dataset=as_store(options.dataset, **places) if options.dataset else None, shard_slots=options.shard_slots,
-        group=options.group, cpus=options.cpus,
+        group=options.group, cpus=options.cpus, wait_s=options.wait,
     )  # fmt: skip
     print(
         f"{done.frames} frames, {done.ok} with an image, in {done.shards} shards and {done.commits} commits, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from sdoml_dist.cli_arguments import store_options
+from sdoml_dist.cli_arguments import store_options, wait_argument
 
 _LAYOUTS = ("sdoml-v2", "sdoml-v1")
 
@@ -74,7 +74,7 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry", action="append", choices=["failed", "missing", "rejected"], help="do frames of this outcome again"
     )
-    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait this long for another driver")
+    wait_argument(parser)
     parser.add_argument("--endpoint-url", help="address of an S3-compatible server")
     parser.add_argument("--region", help="region of the bucket")
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from sdoml_dist.cli_arguments import store_options
+from sdoml_dist.cli_arguments import store_options, wait_argument
 from sdoml_dist.errors import ExitCode
 
 
@@ -15,13 +15,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file, or the name of a shipped experiment such as latent-space")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override a key, e.g. network.latent=512")
     parser.add_argument("--cpus", type=int, help="CPUs of the private Ray (without RAY_ADDRESS)")
+    wait_argument(parser)
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Run ``train`` and return its exit code."""
     from sdoml_dist.training.run import load_config, train_experiment
 
-    outcome = train_experiment(load_config(options.config, options.set), cpus=options.cpus)
+    outcome = train_experiment(load_config(options.config, options.set), cpus=options.cpus, wait_s=options.wait)
     told = {name: value for name, value in outcome.metrics.items() if name not in ("step", "unix_s", "data_wait")}
     if outcome.before:
         print("This training was finished before; raise training.steps to go on with it.")

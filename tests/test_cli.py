@@ -13,8 +13,9 @@ import jsonschema
 import pytest
 import yaml
 
-from sdoml_dist.cli import VERBS, main
-from sdoml_dist.errors import ExitCode
+from sdoml_dist.cli import VERBS, main, parser
+from sdoml_dist.errors import EnvironmentFault, ExitCode
+from sdoml_dist.store.lease import Lease
 from tests.conftest import ROOT, small
 
 
@@ -98,6 +99,52 @@ def test_errors_have_their_codes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     override = f"calibration.degradation={{url: {pinned}, sha256: {'a' * 64}}}"
     assert main(["build", "sdoml-v2", "--set", f"store.url={tmp_path}/d", "--set", override]) == ExitCode.USAGE
     assert "the recipe pins" in capsys.readouterr().err
+
+
+COMMITTING = [
+    ["build", "demo"], ["update", "d"], ["reprocess", "d"], ["expire", "d"], ["import", "s", "d"], ["train", "latent-space"],
+    ["emergence", "build", "solared"], ["apply", "run", "d", "o"], ["decode", "c", "o", "--checkpoint", "run"],
+    ["far-side", "run", "frames", "o"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", COMMITTING, ids=lambda value: value[0])
+def test_verbs_that_commit_wait_as_the_environment_says(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SDOML_WAIT", raising=False)
+    assert parser().parse_args(arguments).wait == 0
+    monkeypatch.setenv("SDOML_WAIT", "60")
+    assert parser().parse_args(arguments).wait == 60
+    assert parser().parse_args([*arguments, "--wait", "1.5"]).wait == 1.5
+    monkeypatch.setenv("SDOML_WAIT", "a minute")
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(arguments)
+    assert caught.value.code == ExitCode.USAGE
+    assert "--wait: invalid float value: 'a minute'" in capsys.readouterr().err
+
+
+WAITING = [
+    ["train", "latent-space", "--set", "data.store.url={}/d", "--set", "output={}/runs"],
+    ["apply", "{}/run", "{}/d", "{}/o"], ["decode", "{}/c", "{}/o", "--checkpoint", "{}/run"],
+    ["reprocess", "{}/d", "--drop"], ["expire", "{}/d"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WAITING, ids=lambda value: value[0])
+def test_the_wait_reaches_the_lease(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+
+    def refuse(lease: Lease) -> Lease:
+        told.append(lease.wait_s)
+        raise EnvironmentFault("in use")
+
+    monkeypatch.setattr(Lease, "__enter__", refuse)
+    monkeypatch.setenv("SDOML_WAIT", "60")
+    command = [one.format(tmp_path) for one in arguments]
+    assert main(command) == ExitCode.ENVIRONMENT
+    assert main([*command, "--wait", "1.5"]) == ExitCode.ENVIRONMENT
+    assert told == [60, 1.5]
 
 
 def test_doctor_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ import gzip
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ import pytest
 import yaml
 
 import sdoml_dist
+from sdoml_dist.cli import parser
+from sdoml_dist.engine.submit import ENVIRONMENT
+from sdoml_dist.store.lease import LIFETIME_S
 from tests.conftest import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -82,7 +87,7 @@ def test_nodes_of_clouds_are_locked_tagged_spot_and_alive(name: str) -> None:
     assert "--dashboard-host=127.0.0.1" in head
     assert "0.0.0.0" not in json.dumps(config)
     assert any(path.endswith(".ray/auth_token") for path in config["file_mounts"])
-    assert any(f"=={sdoml_dist.__version__}" in command for command in config["setup_commands"])
+    assert "health_check" not in json.dumps(config)
     worker, head_node = (config["available_node_types"][kind]["node_config"] for kind in ("worker", "head"))
     if name == "ray-aws":
         assert worker["InstanceMarketOptions"]["MarketType"] == "spot"
@@ -96,6 +101,34 @@ def test_nodes_of_clouds_are_locked_tagged_spot_and_alive(name: str) -> None:
         for node in (worker, head_node):
             assert set(node["labels"]) >= {"project", "cost-centre"}
             assert all(re.fullmatch("[a-z0-9_-]{1,63}", text) for item in node["labels"].items() for text in item)
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_nodes_of_clouds_install_the_wheel_that_was_made_here(name: str) -> None:
+    """No index of packages is asked for this project: whoever registers its name there could run code on every node."""
+    config = load(name)
+    wheel = f"sdoml_dist-{sdoml_dist.__version__}-py3-none-any.whl"
+    assert config["file_mounts"][f"/home/ubuntu/{wheel}"] == f"dist/{wheel}"
+    installs = [command.split(" install ")[1] for command in config["setup_commands"] if "pip install" in command]
+    assert len(installs) == 2
+    assert "--force-reinstall --no-deps" in installs[0]
+    for install in installs:
+        named = [word.strip('"') for word in install.split() if not word.startswith("-")]
+        assert len(named) == 1
+        assert re.fullmatch(rf"(~|\$HOME)/{re.escape(wheel)}(\[gcs\])?", named[0])
+    texts = [path.read_text() for path in (*CLUSTER.rglob("*.*"), CLUSTER / "Dockerfile", ROOT / "docs/clusters.md")]
+    assert not any(re.search(r"sdoml-dist(\[\w+\])?==", text) for text in texts)
+
+
+def test_a_host_lost_in_silence_is_given_up_within_about_a_minute() -> None:
+    """Ray's own health checks decide: none of the files changes them, and docs/clusters.md tells what they come to."""
+    from ray._raylet import Config
+
+    checks, pause_ms = Config.health_check_failure_threshold(), Config.health_check_period_ms()
+    longest_s = checks * (Config.health_check_timeout_ms() + pause_ms) / 1000
+    assert 50 <= longest_s <= 70
+    assert "within about a minute" in (ROOT / "docs/clusters.md").read_text()
+    assert not any("health_check" in path.read_text() for path in CLUSTER.rglob("*.yaml"))
 
 
 def test_aws_knows_every_key_of_the_machines() -> None:
@@ -210,9 +243,43 @@ def test_kuberay_clusters_are_locked_and_end_when_their_job_does(name: str) -> N
         for container in pod["containers"]:
             assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     if resource["kind"] == "RayJob":
+        assert yaml.safe_load(resource["spec"]["runtimeEnvYAML"]) == {"env_vars": ENVIRONMENT}
         assert resource["spec"]["shutdownAfterJobFinishes"] is True
         assert resource["spec"]["ttlSecondsAfterFinished"] <= 3600
         assert resource["spec"]["backoffLimit"] == 3
+
+
+def entrypoint(folder: Path, body: str) -> subprocess.Popen[str]:
+    """Run the job's command as Ray does, with a script in the place of ``sdoml``."""
+    script = folder / "sdoml"
+    script.write_text(f'#!/bin/sh\necho "$@" > {folder}/arguments\n{body}\n')
+    script.chmod(0o755)
+    command = load("kuberay/rayjob")["spec"]["entrypoint"]
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.Popen(command, shell=True, env=environment, start_new_session=True, text=True)
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, 0), (3, 0), (2, 2), (5, 5), (75, 75)])
+def test_the_job_ends_as_its_build_does_but_for_failed_frames(code: int, told: int, tmp_path: Path) -> None:
+    assert entrypoint(tmp_path, f"exit {code}").wait(20) == told
+    arguments = (tmp_path / "arguments").read_text().split()
+    options = parser().parse_args(arguments)
+    assert (options.verb, options.recipe) == ("build", "/recipes/recipe.yaml")
+    # The lease of a driver that was killed with its node has run out by then.
+    assert options.wait >= 2 * LIFETIME_S
+
+
+def test_the_jobs_shell_waits_for_a_build_that_is_stopped(tmp_path: Path) -> None:
+    """Ray's stop goes to the shell and to the driver; without the shell nobody would see the driver end."""
+    process = entrypoint(tmp_path, f"trap 'sleep 1; touch {tmp_path}/drained; exit 75' TERM\ntouch {tmp_path}/begun\n"
+                                   "while :; do sleep 0.1; done")  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(20) == 75
+    assert (tmp_path / "drained").exists()
 
 
 @pytest.mark.parametrize("name", KUBERAY)

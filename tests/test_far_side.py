@@ -17,7 +17,9 @@ from sdoml_dist.experiments.far_side import FarSide, with_reference
 from sdoml_dist.experiments.far_side_euvi import load_matches, to_fits, translate
 from sdoml_dist.experiments.galileo import Galileo
 from sdoml_dist.experiments.hmi_to_aia import HmiToAia
+from sdoml_dist.experiments.translation import DESIGNS
 from sdoml_dist.experiments.translation_table import Trained
+from sdoml_dist.models.translation import UNetGenerator
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.solar.euvi import IntensityMatch
 from sdoml_dist.solar.field_scores import FieldScores, Regression
@@ -169,6 +171,79 @@ def test_a_shifted_image_is_followed_by_what_is_there_beyond_its_edge(name: str)
         assert (got[:, channel][~new] == 0.25).all()
 
 
+def test_a_design_of_another_paper_brings_all_of_its_defaults() -> None:
+    own = FarSide(configuration(2, blocks=None, stages=None))
+    assert own.design == DESIGNS["jeong2020"]
+    other = FarSide(configuration(2, design="kim2019", blocks=None, stages=None, adversarial="least-squares", l1=10))
+    assert other.design == replace(DESIGNS["kim2019"], adversarial="least-squares", l1=10.0)
+    assert isinstance(other.models()["generator"], UNetGenerator)
+    # Inputs and values remain the version's.
+    assert (other.input_names(), other.field_range.high) == (("304A", "193A", "171A"), 3000.0)
+    data = {"store": {"url": "nowhere"}, "size": SIZE}
+    for name, kind, papers in (("hmi-to-aia", HmiToAia, "park2019"), ("galileo", Galileo, "kim2019")):
+        config = {"experiment": name, "data": data, "network": {}}
+        prepared = {"snapshot": "none", "pixels": SIZE}
+        assert kind({"config": config, "prepared": prepared}).design == DESIGNS[papers]
+        config = config | {"network": {"design": "jeong2022"}}
+        assert kind({"config": config, "prepared": prepared}).design == DESIGNS["jeong2022"]
+
+
+# Published: 15 and 62 pixels of 1024, so 1 and 4 of 64.
+@pytest.mark.parametrize(("network", "most"), [
+    ({"version": 1}, 1), ({"version": 2}, 0), ({"version": 3}, 4), ({"version": 2, "design": "park2019"}, 1),
+    ({"version": 3, "shift": 0}, 0), ({"version": 2, "shift": 2}, 2),
+])  # fmt: skip
+def test_images_are_shifted_as_far_as_their_paper_does(network: dict[str, Any], most: int) -> None:
+    experiment = FarSide(configuration(**network))
+    inputs = torch.zeros(64, len(experiment.input_names()), SIZE, SIZE)
+    target = torch.zeros(64, 1, SIZE, SIZE)
+    target[:, :, 32, 32] = 1
+    batch = {"inputs": inputs, "target": target, "mask": target > 0}
+    _, got, _ = experiment._shifted(batch, torch.Generator().manual_seed(0))
+    places = got[:, 0].nonzero()[:, 1:] - 32
+    assert (int(places.min()), int(places.max())) == (-most, most)
+
+
+class Seen(torch.nn.Module):
+    """A network that makes nothing and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.inputs = torch.zeros(())
+
+    def forward(self, inputs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        self.inputs = inputs
+        return self.weight * inputs[:, :1]
+
+
+def test_mirrored_suns_have_the_other_polarity_and_are_for_training_alone() -> None:
+    settings = configuration(3, shift=0, judged=0, feature=0)
+    plain = FarSide(settings)
+    settings["config"]["data"]["mirrored"] = True
+    experiment = FarSide(settings)
+    inputs, target, mask = (torch.from_numpy(one) for one in experiment.encode(observations(3, 8)))
+    mask[:, :, 20, 30] = False
+    batch = {"inputs": inputs, "target": target, "mask": mask}
+    network = Seen()
+    experiment.loss(network, batch, torch.Generator().manual_seed(5))
+    varied = experiment.varied(batch, torch.Generator().manual_seed(5))
+    assert torch.equal(network.inputs, varied["inputs"])
+    drawn = torch.rand(8, generator=torch.Generator().manual_seed(5)) < 0.5
+    assert 0 < int(drawn.sum()) < 8
+    signs = torch.tensor([1, 1, 1, 1, 1, 1, -1])[:, None, None]
+    for k, mirrored in enumerate(drawn.tolist()):
+        rows = torch.arange(SIZE - 1, -1, -1) if mirrored else torch.arange(SIZE)
+        assert torch.equal(varied["inputs"][k], inputs[k][:, rows] * (signs if mirrored else 1))
+        assert torch.equal(varied["target"][k], target[k][:, rows] * (-1 if mirrored else 1))
+        assert torch.equal(varied["mask"][k], mask[k][:, rows])
+    assert plain.varied(batch, torch.Generator().manual_seed(5)) is batch
+    experiment.validate({"generator": network}, batch, torch.Generator().manual_seed(5))
+    assert torch.equal(network.inputs, inputs)
+    experiment.generate(network, inputs, range(8))
+    assert torch.equal(network.inputs, inputs)
+
+
 def samples_of(times: np.ndarray, labels: np.ndarray) -> Samples:
     empty = np.zeros((times.size, 1), np.int16)
     return Samples(Store(url="nowhere"), "s", ("304A",), (), times, empty, empty, empty, labels, {"cadence_s": 43200})
@@ -212,9 +287,35 @@ def test_scores_of_a_perfect_and_of_a_wrong_network() -> None:
     assert abs(straight[2]) < 0.3
 
 
+def test_a_regression_from_several_brightnesses_finds_what_none_of_them_says_alone() -> None:
+    scores, rng = FieldScores(SIZE, 16, 4), np.random.default_rng(3)
+    together, alone = Regression(scores), Regression(scores)
+    images = []
+    for field in observations(2, 24)[:, 3]:
+        known = np.nan_to_num(field)
+        # A haze of another strength in every image hides the field, in units of their own.
+        haze = rng.uniform(0, 100) * rng.uniform(0, 2, known.shape)
+        strength = np.where(np.abs(known) > 10, np.abs(known), 0)
+        images.append((field, np.stack([1e4 * (strength + haze), known + haze, 1e-3 * haze])))
+    for field, bright in images[:12]:
+        together.learn(field, bright)
+        alone.learn(field, bright[0])
+    for field, bright in images[12:]:
+        together.add(field, bright)
+        alone.add(field, bright[0])
+    assert together.scores()["full disc"] == pytest.approx((1.0, 1.0, 1.0))
+    assert alone.scores()["full disc"][0] < 0.8
+    few = Regression(scores)
+    for field, bright in images[:4]:
+        few.learn(field, bright)
+    few.add(*images[4])
+    assert np.isnan(few.scores()["full disc"][:2]).all()
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_going_on_is_the_same_training_bit_by_bit(version: int, tmp_path: Path) -> None:
     settings = configuration(version)
+    settings["config"]["data"]["mirrored"] = version == 2
     watching = Watching(validate_every=2, checkpoint_every=2, log_every=1)
     optimisation = Optimisation.model_validate(settings["config"]["training"])
 

@@ -21,6 +21,7 @@ from sdoml_dist.plan import Plan
 from sdoml_dist.recipe import Recipe
 from sdoml_dist.recipe_base import Store
 from sdoml_dist.report.parts_left import parts_left
+from sdoml_dist.store import lease as leases
 from sdoml_dist.store.lease import Lease
 from tests.test_build import contents, same
 
@@ -90,11 +91,12 @@ def test_a_driver_of_the_whole_waits_for_parts_and_parts_for_it(tmp_path: Path) 
     assert list((tmp_path / "d" / "sdoml").iterdir()) == []
 
 
-def test_one_of_many_takes_over_from_a_dead_holder(tmp_path: Path) -> None:
+def test_one_of_many_takes_over_from_a_dead_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease that ran out long ago, and waiters that all see it: turns never overlap, and all get one."""
     store, path = Store(url=str(tmp_path / "d")), tmp_path / "d" / "sdoml" / "lease.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"token": "dead", "machine": "elsewhere", "renewed_unix_s": 0.0}))
+    monkeypatch.setattr(leases, "SILENT_S", 0.5)
     holding, most, done = 0, 0, []
     guard = threading.Lock()
 

@@ -112,6 +112,7 @@ def test_a_driver_that_stalls_cannot_commit_any_more(
             with pytest.raises(EnvironmentFault, match="in use: the first"), Lease(recipe.store, "the second"):
                 pass
             elsewhere.setattr(leases, "LIFETIME_S", 0.0)
+            elsewhere.setattr(leases, "SILENT_S", 0.5)
             with Lease(recipe.store, "the second"):
                 finalise(commit_all(recipe))
                 with pytest.raises(EnvironmentFault, match="Another driver has taken over"):

@@ -6,7 +6,9 @@ import asyncio
 import io
 import json
 import os
+import re
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,13 +22,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sdoml_dist.cli import main
+from sdoml_dist.cli import main, parser
 from sdoml_dist.engine import submit as module
 from sdoml_dist.engine.submit import ENVIRONMENT, choose_id, describe, follow, living
 from sdoml_dist.engine.upload import check, measure
 from sdoml_dist.errors import EnvironmentFault, ExitCode, UsageError
 from tests.conftest import ROOT
-from tests.servers.hosts import DASHBOARD_PORT, Hosts, why_not
+from tests.servers.hosts import DASHBOARD_PORT, Hosts, wait_until, why_not
 from tests.test_crash import done_frames, write_recipe
 
 
@@ -248,10 +250,40 @@ def test_the_upload_is_measured_as_ray_measures_it(tmp_path: Path) -> None:
 def test_this_project_is_small_enough_and_its_entry_points_are_the_verbs() -> None:
     check(measure(ROOT), 20 * 10**6)
     assert yaml.safe_load((ROOT / "jobs/runtime_env.yaml").read_text())["env_vars"] == ENVIRONMENT
-    for path in (ROOT / "jobs").glob("*.py"):
-        assert len(path.read_text().splitlines()) < 25
-    done = subprocess.run([sys.executable, ROOT / "jobs/doppler.py", "--help"], capture_output=True, text=True, check=True)
-    assert "sdoml emergence build" in done.stdout
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == ENTRY_POINTS.keys()
+
+
+ENTRY_POINTS = {
+    "build": [], "update": ["update"], "doppler": ["emergence", "build"], "export": ["export"], "train": ["train"],
+    "encode": ["encode"],
+}  # fmt: skip
+OF_RAY = "ray job submit --address http://HEAD:8265 --working-dir . --runtime-env jobs/runtime_env.yaml -- python"
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_entry_point_is_its_verb_and_tells_its_command(name: str, tmp_path: Path) -> None:
+    script = ROOT / "jobs" / f"{name}.py"
+    text = script.read_text()
+    assert len(text.splitlines()) < 25
+    # From any folder, as a node's copy of the working folder has another name.
+    done = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=60
+    )
+    assert done.stdout.startswith(" ".join(["usage: sdoml", *ENTRY_POINTS[name], "[-h]"]))
+    command = " ".join(text.split('"""')[1].split("\n\n")[1].replace("\\\n", "").split())
+    assert command.startswith(f"{OF_RAY} jobs/{name}.py ")
+    options = parser().parse_args([*ENTRY_POINTS[name], *shlex.split(command.partition(f"jobs/{name}.py ")[2])])
+    assert options.verb == (ENTRY_POINTS[name] or ["build"])[0]
+
+
+def test_commands_for_ray_give_the_driver_time_to_drain() -> None:
+    """Without the variable that jobs/runtime_env.yaml sets Ray kills a job three seconds after it was stopped."""
+    found = 0
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "jobs").glob("*.*")):
+        for command in re.findall(r"ray job submit --address (?:.|\\\n)*", path.read_text()):
+            assert "--runtime-env jobs/runtime_env.yaml" in command, path
+            found += 1
+    assert found >= 8
 
 
 @pytest.fixture(scope="module")
@@ -276,9 +308,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosts, dict
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def run(head: tuple[Hosts, dict[str, str]], *arguments: str, options: tuple[str, ...] = (), **changes: str) -> Any:
+def run(
+    head: tuple[Hosts, dict[str, str]], *arguments: str, options: tuple[str, ...] = (), port: int = DASHBOARD_PORT, **changes: str
+) -> Any:
     hosts, environment = head
-    address = f"http://{hosts.address(0)}:{DASHBOARD_PORT}"
+    address = f"http://{hosts.address(0)}:{port}"
     command = [sys.executable, "-m", "sdoml_dist", "submit", "--address", address, "--working-dir", str(ROOT)]
     return hosts.run(
         0, [*command, "--python", sys.executable, *options, "--", *arguments], environment=environment | changes
@@ -344,3 +378,73 @@ def test_jobs_on_a_real_head(head: tuple[Hosts, dict[str, str]], tmp_path: Path)
         code, out, err = ended(hosts.run(0, [*command, *script], environment=environment))
         assert code == 1
         assert "in this job's copy of the working folder" in out + err
+
+
+RELAY_PORT = 9265
+_LOG = """
+import sys
+from ray.job_submission import JobSubmissionClient
+sys.stdout.write(JobSubmissionClient(sys.argv[1]).get_job_logs(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_connections_to_a_real_head_break_while_a_job_runs(head: tuple[Hosts, dict[str, str]], tmp_path: Path) -> None:
+    hosts, environment = head
+    store = str(tmp_path / "d")
+    recipe = str(write_recipe(tmp_path, "d", period={"start": "2011-02-15T00:00", "end": "2011-02-15T05:00"}))
+
+    def relay() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.servers.objects", "relay", hosts.address(0), str(RELAY_PORT)]
+        return hosts.run(0, [*command, str(DASHBOARD_PORT)])
+
+    before = relay()
+    time.sleep(2)
+    following = run(head, "build", recipe, "--set", "resources.maximum_actors=1", port=RELAY_PORT)
+    wait_until(lambda: done_frames(store) >= 8, following)
+    # All connections break, and for some seconds there is no way to the dashboard.
+    before.kill()
+    before.communicate()
+    cut_at = done_frames(store)
+    time.sleep(5)
+    after = relay()
+    try:
+        code, out, err = ended(following, 300)
+    finally:
+        after.kill()
+        after.communicate()
+    assert code == ExitCode.FRAMES_FAILED, out + err
+    assert cut_at < done_frames(store) == 100
+    assert "the log stream broke off" in err
+    job = re.search(r"job (\S+) ended with 3", err)
+    assert job is not None
+    command = [sys.executable, "-c", _LOG, f"http://{hosts.address(0)}:{DASHBOARD_PORT}", job[1]]
+    found, log, problem = ended(hosts.run(0, command, environment=environment))
+    assert found == 0, problem
+    # Nothing is lost and nothing is there twice.
+    assert out == log
+    assert "Running entrypoint for job" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_entry_points_as_jobs_of_a_real_head(head: tuple[Hosts, dict[str, str]], tmp_path: Path) -> None:
+    hosts, environment = head
+    store, published = tmp_path / "d", tmp_path / "published"
+    clean = {"kind": "simulator", "simulation": {"pixels": 128, "missing_rate": 0.1}}
+    recipe = str(write_recipe(tmp_path, "d", source=clean, period={"start": "2011-02-15T00:00", "end": "2011-02-15T02:00"}))
+    command = [
+        "ray", "job", "submit", "--address", f"http://{hosts.address(0)}:{DASHBOARD_PORT}", "--working-dir", str(ROOT),
+        "--runtime-env", str(ROOT / "jobs/runtime_env.yaml"), "--", sys.executable,
+    ]  # fmt: skip
+    planned = []
+    for script in (
+        ["jobs/build.py", "build", recipe], ["jobs/update.py", str(store), "--to", "2011-02-15T03:00", "--tag", "longer"],
+        ["jobs/export.py", str(store), str(published), "--layout", "sdoml-v2", "--version", "longer"],
+    ):  # fmt: skip
+        code, out, err = ended(hosts.run(0, [*command, *script], environment=environment))
+        assert code == 0, (script, out, err)
+        planned.append(done_frames(str(store)))
+    assert planned == [40, 60, 60]
+    assert (published / "sdomlv2.zarr").is_dir()

@@ -19,6 +19,7 @@ from sdoml_dist.pipelines.apply import (
     input_samples,
     output_recipes,
     samples_before,
+    worker_bytes,
 )
 from sdoml_dist.plan import Plan
 from sdoml_dist.recipe_base import Store
@@ -29,11 +30,6 @@ from sdoml_dist.store.made import Output, Shard, ShardTask
 from sdoml_dist.training import checkpoint as checkpoints
 
 logger = logging.getLogger("sdoml")
-
-# PyTorch, a network and its activations for some patches; then per pixel of an image: what is read ahead, the image, sums in
-# double precision.
-_WORKER_BYTES = 1_200_000_000
-_BYTES_PER_PIXEL = 64
 
 
 @dataclass
@@ -77,7 +73,7 @@ class ApplyActor(ShardActor):
 def apply(
     checkpoint: str, store: Store, output: Store, *, version: str | None = None, tag: str | None = None,
     retry: tuple[str, ...] = (), shard_slots: int | None = None, group: int = GROUP, batch: int = 1,
-    gpus: bool | None = None, cpus: int | None = None,
+    gpus: bool | None = None, cpus: int | None = None, wait_s: float = 0.0,
 ) -> AppliedSummary:  # fmt: skip
     """Apply a network to all images of a dataset, or go on where an earlier run stopped.
 
@@ -105,6 +101,8 @@ def apply(
         Whether an actor takes a GPU; by default if the cluster has any.
     cpus : int, optional
         CPUs of a private Ray.
+    wait_s : float
+        How long to wait for another driver's lease.
 
     Raises
     ------
@@ -119,17 +117,17 @@ def apply(
     """
     folder = str(checkpoints.chosen(checkpoint).absolute())
     summary = AppliedSummary(tag=tag)
-    with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml apply") as lease:
+    with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml apply", wait_s) as lease:
         applied = application(folder)
         samples, opened = input_samples(applied, store, version or begun_with(output))
         # What is missing is said before anything is written.
-        samples_before(applied, samples)
+        samples, earlier = samples_before(applied, samples)
         summary.snapshot = samples.snapshot
         experiment = str(checkpoints.about(folder)["experiment"])
         there = Output(output_recipes(applied, experiment, samples, opened, output, shard_slots))
         tasks = there.tasks(all_slots(next(iter(there.recipes.values()))), retry)
         if tasks:
-            memory = _WORKER_BYTES + _BYTES_PER_PIXEL * applied.pixels**2
+            memory = worker_bytes(applied, samples, earlier, batch)
             with connect(cpus) as cluster:
                 size, _ = network_pool(cluster, "A worker", memory, len(tasks), gpus, output=output, writers=True)
                 arguments = {

@@ -12,11 +12,11 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Without keepalive a silently lost host leaves the driver waiting for ever on a connection that looks established.
 _ENVIRONMENT = {
@@ -32,7 +32,7 @@ _ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 128 * 2**20
 # Ray puts sockets below its temporary folder; their paths may have 107 bytes, of which Ray itself takes about 60.
 _LONGEST_TEMPORARY = 40
-# How long nodes may take to say whether they see a folder.
+# How long nodes may take to answer, all of them.
 _ANSWER_S = 120.0
 
 if not os.environ.get("RAY_ADDRESS"):
@@ -54,6 +54,7 @@ logging.getLogger("ray.data").setLevel(logging.ERROR)
 from sdoml_dist.engine.allocation import share  # noqa: E402
 from sdoml_dist.engine.growth import await_node  # noqa: E402
 from sdoml_dist.engine.head import heeding  # noqa: E402
+from sdoml_dist.engine.nodes import Cluster, Node  # noqa: E402
 from sdoml_dist.errors import EnvironmentFault  # noqa: E402
 from sdoml_dist.recipe_base import Resources, Store  # noqa: E402
 from sdoml_dist.report.text import human_bytes  # noqa: E402
@@ -64,34 +65,9 @@ logger = logging.getLogger("sdoml")
 # Whether the Ray that this process is connected to is its own.
 _started_here = False
 
-__all__ = ["Cluster", "connect", "grown", "preflight", "ray", "unshared"]
+__all__ = ["Cluster", "Node", "ask", "connect", "grown", "preflight", "ray", "unshared"]
 
-
-@dataclass(frozen=True)
-class Cluster:
-    """What there is to work with.
-
-    Attributes
-    ----------
-    private : bool
-        Whether this process started the cluster and will end it.
-    cpus, memory_bytes : float
-        Sums over all nodes.
-    largest_node_cpus, largest_node_memory_bytes : float
-        What one actor can get at most.
-    nodes : tuple of str
-        Ids of the living nodes.
-    elastic : bool
-        Whether somebody else runs the cluster, who may let it grow.
-    """
-
-    private: bool
-    cpus: float
-    memory_bytes: float
-    largest_node_cpus: float
-    largest_node_memory_bytes: float
-    nodes: tuple[str, ...]
-    elastic: bool = False
+_Answer = TypeVar("_Answer")
 
 
 def private_resources(cpus: int | None, environment: Mapping[str, str]) -> dict[str, int]:
@@ -212,14 +188,15 @@ def _silence() -> Iterator[None]:
 
 
 def _describe(private: bool, elastic: bool = False) -> Cluster:
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    cpus = [float(node["Resources"].get("CPU", 0)) for node in nodes]
-    memory = [float(node["Resources"].get("memory", 0)) for node in nodes]
-    ids = tuple(node["NodeID"] for node in nodes)
-    return Cluster(private, sum(cpus), sum(memory), max(cpus), max(memory), ids, elastic)
+    nodes = [
+        Node(node["NodeID"], *(float(node["Resources"].get(name, 0)) for name in ("CPU", "memory", "GPU")))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return Cluster(private, tuple(nodes), elastic)
 
 
-def grown(cluster: Cluster, cpus: float, memory_bytes: int, wait_s: float = 900.0) -> Cluster:
+def grown(cluster: Cluster, cpus: float, memory_bytes: int, wait_s: float = 900.0, *, gpus: float = 0.0) -> Cluster:
     """Return the cluster as it is once an actor fits on one of its nodes, or as it is now if none ever will.
 
     Parameters
@@ -232,12 +209,14 @@ def grown(cluster: Cluster, cpus: float, memory_bytes: int, wait_s: float = 900.
         Memory of an actor.
     wait_s : float
         How long to wait for a node to start.
+    gpus : float
+        GPUs of an actor.
     """
-    fits = cluster.largest_node_cpus >= cpus and cluster.largest_node_memory_bytes >= memory_bytes
-    if fits or not cluster.elastic:
+    if cluster.fits(cpus, memory_bytes, gpus) or not cluster.elastic:
         return cluster
     logger.info("no node holds an actor yet; the cluster is asked for one")
-    return _describe(cluster.private, cluster.elastic) if await_node(cpus, memory_bytes, wait_s) else cluster
+    await_node(cpus, memory_bytes, wait_s, gpus)
+    return _describe(cluster.private, cluster.elastic)
 
 
 def preflight(
@@ -273,24 +252,14 @@ def preflight(
         With everything that is missing.
     """
     cluster = grown(cluster, resources.cpus_per_actor, memory_bytes, resources.wait_for_nodes_s)
-    problems = []
-    if cluster.largest_node_cpus < resources.cpus_per_actor:
-        problems.append(
-            f"  an actor takes {resources.cpus_per_actor:g} CPUs, the largest node has {cluster.largest_node_cpus:g}"
-        )
-    if cluster.largest_node_memory_bytes < memory_bytes:
-        problems.append(
-            f"  an actor takes {human_bytes(memory_bytes)} of memory, the largest node offers "
-            f"{human_bytes(cluster.largest_node_memory_bytes)}: {smaller}"
-        )
+    misfits = cluster.misfits("an actor", resources.cpus_per_actor, memory_bytes, smaller=smaller)
+    problems = [f"  {line}" for line in misfits]
     problems += _storage_problems(store, cluster, needed_bytes)
     if problems:
         raise EnvironmentFault(
             "The run would not get through:\n" + "\n".join(problems), "Nothing was started.", "Cure the lines above."
         )
-    by_cpu = int(cluster.cpus // resources.cpus_per_actor)
-    by_memory = int(cluster.memory_bytes // memory_bytes)
-    fit = max(1, min(by_cpu, by_memory))
+    fit = cluster.room(resources.cpus_per_actor, memory_bytes)
     return min(fit, resources.maximum_actors) if resources.maximum_actors else fit
 
 
@@ -329,25 +298,62 @@ def unshared(folder: Path, cluster: Cluster, below: str = "") -> list[str]:
     Returns
     -------
     list of str
-        Lines about nodes that do not see it; none if all do.
+        Lines about nodes that do not see it, or do not say so; none if all do. Nodes that have gone meanwhile do not count.
     """
     probe = folder / below / f".probe-{uuid.uuid4().hex}"
     probe.parent.mkdir(parents=True, exist_ok=True)
     probe.write_text("shared", encoding="ascii")
     try:
-        look = ray.remote(num_cpus=0)(_sees)
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        answers = [
-            look.options(scheduling_strategy=strategy(node, soft=False)).remote(str(probe)) for node in cluster.nodes
-        ]
-        blind = [host for host, sees in ray.get(answers, timeout=_ANSWER_S) if not sees]
-    except ray.exceptions.GetTimeoutError:
-        return [f"  not all nodes said within {_ANSWER_S:.0f} s whether they see {folder}"]
+        answers, silent = ask(cluster.nodes, _sees, str(probe))
     finally:
         probe.unlink()
-    if not blind:
-        return []
-    return [f"  {folder} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"]
+    problems = [f"  not all nodes said whether they see {folder}: {line}" for line in silent]
+    if blind := [host for _, (host, sees) in answers if not sees]:
+        problems.append(
+            f"  {folder} is not shared: {', '.join(blind)} does not see it; use a shared folder or an object store"
+        )
+    return problems
+
+
+def ask(
+    nodes: Iterable[Node], question: Callable[..., _Answer], *arguments: object
+) -> tuple[list[tuple[Node, _Answer]], list[str]]:
+    """Ask every node something that takes none of its CPUs.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+        The nodes.
+    question : callable
+        What runs on each.
+    *arguments
+        What it is given.
+
+    Returns
+    -------
+    tuple of list
+        Nodes with their answers, and lines about those that are there and did not answer. A node that has gone since it was
+        listed, as spot nodes do, is in neither.
+    """
+    task = ray.remote(num_cpus=0)(question)
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    asked = [(node, task.options(scheduling_strategy=strategy(node.id, soft=False)).remote(*arguments)) for node in nodes]
+    deadline = time.monotonic() + _ANSWER_S
+    answers, faults = [], []
+    for node, reply in asked:
+        try:
+            answers.append((node, ray.get(reply, timeout=max(deadline - time.monotonic(), 0.0))))
+        except ray.exceptions.GetTimeoutError:
+            faults.append((node, f"no answer within {_ANSWER_S:.0f} s"))
+        except ray.exceptions.RayError as error:
+            faults.append((node, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:200]}"))
+    silent: dict[str, list[str]] = {}
+    if faults:
+        living = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        for node, why in faults:
+            if node.id in living:
+                silent.setdefault(why, []).append(living[node.id])
+    return answers, [f"{', '.join(hosts)}: {why}" for why, hosts in silent.items()]
 
 
 def _sees(path: str) -> tuple[str, bool]:

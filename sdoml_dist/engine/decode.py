@@ -41,7 +41,7 @@ class DecodeActor(ShardActor):
 
 def decode(
     catalog: Store, output: Store, checkpoint: str, *, dataset: Store | None = None, shard_slots: int | None = None,
-    group: int = GROUP, gpus: bool | None = None, cpus: int | None = None,
+    group: int = GROUP, gpus: bool | None = None, cpus: int | None = None, wait_s: float = 0.0,
 ) -> Written:  # fmt: skip
     """Make images of latents again, or go on where an earlier run stopped.
 
@@ -63,6 +63,8 @@ def decode(
         Whether an actor takes a GPU; by default if the cluster has any.
     cpus : int, optional
         CPUs of a private Ray.
+    wait_s : float
+        How long to wait for another driver's lease.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def decode(
         After a signal; the same command goes on.
     """
     folder = str(chosen(checkpoint).absolute())
-    with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml decode") as lease:
+    with interruptible("All finished groups of shards are committed."), Lease(output, "sdoml decode", wait_s) as lease:
         opened = open_catalog(catalog)
         made = decoded_recipes(Trained(folder), opened, output, dataset=dataset, shard_slots=shard_slots)
         there = Output(made)

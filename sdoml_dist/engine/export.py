@@ -23,7 +23,6 @@ from sdoml_dist.engine.stop import interruptible
 from sdoml_dist.errors import EnvironmentFault, ExitCode, StoreError, UsageError
 from sdoml_dist.paths import refuse_copy
 from sdoml_dist.recipe_base import Store, difference
-from sdoml_dist.report.text import human_bytes
 from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.store.export import Exporter
 from sdoml_dist.store.export_plan import ExportPlan, ExportUnit, Layout, plan_export
@@ -291,7 +290,7 @@ def _memory(
     Raises
     ------
     EnvironmentFault
-        If no node has that much.
+        If no node has a CPU and that much.
     """
     pixels = max((one.recipe.grid.pixels**2 for one in opened if one.recipe.contents.kind == "images"), default=1)
     most = 0
@@ -303,12 +302,10 @@ def _memory(
             most = max(most, 3 * (values if unit.product != "eve" or unit.kind == "tables" else 2**23))
     memory = _WORKER_BASE_BYTES + most
     cluster = grown(cluster, 1, memory)
-    if cluster.largest_node_memory_bytes < memory:
+    if lines := cluster.misfits(f"A worker ({chunk_frames} images per chunk)", 1, memory):
         raise EnvironmentFault(
-            f"A worker takes {human_bytes(memory)} of memory ({chunk_frames} images per chunk), the largest node offers "
-            f"{human_bytes(cluster.largest_node_memory_bytes)}.",
-            "Nothing was started.", "Lower chunk_frames in another folder, or use a larger node.",
-        )  # fmt: skip
+            ". ".join(lines) + ".", "Nothing was started.", "Lower chunk_frames in another folder, or use a larger node."
+        )
     return memory, cluster
 
 
@@ -317,7 +314,7 @@ def _run(
     progress: Progress,
 ) -> None:  # fmt: skip
     """Write units in a pool of actors."""
-    fit = int(max(1, min(cluster.cpus, cluster.memory_bytes // memory)))
+    fit = cluster.room(1, memory)
     size = PoolSize(fit if cluster.private else 1, fit if cluster.private else max(len(units), 1), 1, memory)
     with contextlib.closing(pooled(ExportActor, places, units, size, _DRAIN_S, _SAFE)) as receipts:
         for receipt in receipts:

@@ -23,7 +23,7 @@ _TELL_S = 30.0
 _REFUSALS = 3
 
 
-def await_node(cpus: float, memory_bytes: int, wait_s: float) -> bool:
+def await_node(cpus: float, memory_bytes: int, wait_s: float, gpus: float = 0.0) -> bool:
     """Wait for a node that an actor fits on.
 
     Parameters
@@ -34,13 +34,15 @@ def await_node(cpus: float, memory_bytes: int, wait_s: float) -> bool:
         Memory of an actor.
     wait_s : float
         How long to wait at most.
+    gpus : float
+        GPUs of an actor.
 
     Returns
     -------
     bool
         Whether there is one now; False as soon as the autoscaler says that there never will be, or there is none.
     """
-    probe = ray.remote(num_cpus=cpus, memory=memory_bytes, max_retries=-1)(_here).remote()
+    probe = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory_bytes, max_retries=-1)(_here).remote()
     began = told = time.monotonic()
     refusals = 0
     try:
@@ -48,7 +50,7 @@ def await_node(cpus: float, memory_bytes: int, wait_s: float) -> bool:
             if ray.wait([probe], timeout=_POLL_S)[0]:
                 ray.get(probe)
                 return True
-            refusals = refusals + 1 if _hopeless(cpus, memory_bytes) else 0
+            refusals = refusals + 1 if _hopeless({"CPU": cpus, "memory": memory_bytes, "GPU": gpus}) else 0
             if refusals >= _REFUSALS:
                 return False
             if time.monotonic() - told >= _TELL_S:
@@ -63,7 +65,7 @@ def _here() -> None:
     """Take the place of an actor."""
 
 
-def _hopeless(cpus: float, memory_bytes: int) -> bool:
+def _hopeless(demand: dict[str, float]) -> bool:
     """Whether the autoscaler reports a demand like this one as one that no type of node can hold."""
     try:
         reply = GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=5)
@@ -71,6 +73,6 @@ def _hopeless(cpus: float, memory_bytes: int) -> bool:
         return False
     state = autoscaler_pb2.GetClusterStatusReply.FromString(reply).autoscaling_state
     return any(
-        request.resources_bundle.get("CPU") == cpus and request.resources_bundle.get("memory") == memory_bytes
+        all(request.resources_bundle.get(name, 0.0) == amount for name, amount in demand.items())
         for request in state.infeasible_resource_requests
     )

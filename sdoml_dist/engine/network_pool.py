@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdoml_dist.engine.cluster import Cluster, grown, ray, unshared
+from sdoml_dist.engine.cluster import Cluster, grown, unshared
 from sdoml_dist.engine.pool import PoolSize
 from sdoml_dist.engine.zarr_sink import WRITER_CPUS
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.recipe_base import Store
-from sdoml_dist.report.text import human_bytes
 from sdoml_dist.store.storage import local_path
 
 
@@ -46,21 +45,19 @@ def network_pool(
     EnvironmentFault
         If a worker fits on no node, or some nodes do not see the folder.
     """
-    cluster = grown(cluster, 1, memory_bytes)
-    if cluster.largest_node_memory_bytes < memory_bytes:
-        raise EnvironmentFault(
-            f"{who} takes {human_bytes(memory_bytes)} of memory, the largest node offers "
-            f"{human_bytes(cluster.largest_node_memory_bytes)}.",
-        )
+    each_gpus = 1.0 if gpus else 0.0
+    cluster = grown(cluster, 1, memory_bytes, gpus=each_gpus)
+    if lines := cluster.misfits(who, 1, memory_bytes, each_gpus):
+        raise EnvironmentFault(". ".join(lines) + ".", "Nothing was started.", "Use larger nodes.")
+    if gpus is None and cluster.fits(1, memory_bytes, 1):
+        each_gpus = 1.0
     if output is not None:
         refuse_unshared(output, cluster)
-    devices = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
-    use = devices > 0 if gpus is None else gpus
     # Something is left to those who write, of a single CPU too.
     each = WRITER_CPUS if writers and cluster.cpus < 1 + WRITER_CPUS else 1.0
-    fit = int(max(1, min(devices if use else cluster.cpus - writers, cluster.memory_bytes // memory_bytes)))
+    fit = max(1, min(cluster.room(each, memory_bytes, each_gpus), int(cluster.cpus - writers)))
     least = fit if cluster.private and not writers else 1
-    return PoolSize(least, fit if cluster.private else units, each, memory_bytes, gpus=1.0 if use else 0.0), fit
+    return PoolSize(least, fit if cluster.private else units, each, memory_bytes, gpus=each_gpus), fit
 
 
 def refuse_unshared(output: Store, cluster: Cluster) -> None:

@@ -79,7 +79,7 @@ def reprocess(
     return Reprocessed(summary, branch, merged)
 
 
-def drop(store: Store, product: str) -> None:
+def drop(store: Store, product: str, wait_s: float = 0.0) -> None:
     """Give a reprocessing up; the dataset stays as it was.
 
     Raises
@@ -87,7 +87,7 @@ def drop(store: Store, product: str) -> None:
     StoreError
         If there is none.
     """
-    with Lease(store, "sdoml reprocess --drop"):
+    with Lease(store, "sdoml reprocess --drop", wait_s):
         repository = open_repository(store)
         if reprocess_branch(product) not in repository.list_branches():
             raise StoreError(f"No reprocessing of {product} is under way at {store.url}.")

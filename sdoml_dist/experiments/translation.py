@@ -113,7 +113,7 @@ DESIGNS = {
     "jeong2022": Design("pix2pixcc", 40, 5, 9, 40, 1, False, 1.5, "least-squares", 1.0, 0.0, 10.0, 5.0, shift=62),
 }
 """By paper. Park et al. 2019 has two models: L1 alone, as here, and that of Kim et al. 2019. Jeong et al. 2022 halve the
-adversarial loss and then double it. Code of 2020 cuts channels instead of pixels where it pads, so that no shift is taken for it."""
+adversarial loss and then double it. Code of 2020 cuts channels instead of pixels where it pads; no shift is taken for it."""
 
 DesignName = Literal["kim2019", "park2019", "jeong2020", "jeong2022"]
 """A paper of `DESIGNS`."""
@@ -195,11 +195,7 @@ class Translation(Experiment):
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__(settings)
         network = self.config.network
-        changed = {
-            name: value
-            for name in _CHANGED
-            if (value := getattr(network, name)) is not None
-        }
+        changed = {name: value for name in _CHANGED if (value := getattr(network, name)) is not None}
         self.design = replace(self._design() if network.design is None else DESIGNS[network.design], **changed)
         if self.design.alone:
             # This instance trains one network; what its class says is for those that train two.

@@ -2,7 +2,8 @@
 
 File storage silently loses commits of concurrent committers, and two drivers would do all work twice. The lease is a
 small object created only if absent (``O_EXCL`` or ``If-None-Match``), renewed while its holder lives. A holder that
-is dead on the same machine is replaced at once, one elsewhere after its lease has run out.
+is dead on the same machine is replaced at once, one elsewhere after its lease has run out. Clocks of two machines may
+differ: before a lease from elsewhere is broken it is watched for more than two renewals, by this machine's own clock.
 
 Independent parts of one plan are driven at the same time. Each holds a lease of its own for as long as it runs, and the
 dataset's only while it commits; others wait for that. A driver that works alone is refused while parts run.
@@ -20,7 +21,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.paths import refuse_copy
@@ -29,6 +30,8 @@ from sdoml_dist.store.storage import environment_fault, join, local_path, os_err
 
 RENEW_S = 5.0
 LIFETIME_S = 30.0
+# How long a lease from elsewhere is watched that has run out by its stamp: a holder who lives renews it twice meanwhile.
+SILENT_S = 2 * RENEW_S + 2.0
 _NAME = "lease.json"
 _PART = "part-{}-of-{}.json"
 # How long a part waits for others that commit, one after the other.
@@ -52,6 +55,14 @@ def _machine() -> str:
     return "|".join(parts)
 
 
+def _user() -> str:
+    """Return the name of this process's user, or its number: in a container it may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # without an entry in passwd; the error depends on Python's version
+        return str(os.getuid())
+
+
 class Lease:
     """Hold the right to commit to a dataset; a context manager.
 
@@ -62,7 +73,8 @@ class Lease:
     purpose : str
         What the holder does, told to those who are refused.
     wait_s : float
-        How long to wait for the lease of a holder on another machine to run out.
+        How long to wait for a holder that lives, or may: for the lease of one on another machine to run out. A lease that
+        has run out by its stamp is watched for `SILENT_S` all the same, and not refused if its holder is dead.
     part : tuple of int, optional
         Number and count of parts: hold the lease of this part instead of the dataset's.
     turn : bool
@@ -81,6 +93,8 @@ class Lease:
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._renewed = 0.0
+        # What was last read of leases from elsewhere, and since when (s of this machine's monotonic clock).
+        self._seen: dict[str, tuple[dict[str, Any], float]] = {}
         self._thread: threading.Thread | None = None
 
     def _record(self) -> dict[str, Any]:
@@ -90,7 +104,7 @@ class Lease:
             "machine": _machine(),
             "pid": os.getpid(),
             "process_start": _process_start(os.getpid()),
-            "user": getpass.getuser(),
+            "user": _user(),
             "purpose": self.purpose,
             "turn": self._turn,
             "since": self._since,
@@ -133,11 +147,35 @@ class Lease:
             temporary.unlink()
         return True
 
-    def _expired(self, record: dict[str, Any]) -> bool:
+    def _look(self, name: str) -> tuple[dict[str, Any] | None, float]:
+        """Read a lease; return it and for how long it has been seen unchanged, s."""
+        began = time.monotonic()
+        record = self._read(name)
+        if record is None:
+            self._seen.pop(name, None)
+            return None, 0.0
+        before = self._seen.get(name)
+        if before is None or before[0] != record:
+            self._seen[name] = record, time.monotonic()
+            return record, 0.0
+        return record, began - before[1]
+
+    def _holder(self, name: str) -> tuple[dict[str, Any] | None, Literal["lives", "silent", "dead"]]:
+        """Read a lease; return it and whether its holder lives, is dead, or has to be watched to know."""
+        before = self._seen.get(name)
+        record, unchanged_s = self._look(name)
+        if record is None:
+            return None, "dead"
         if record.get("machine") == _machine():
             started = _process_start(int(record.get("pid", 0)))
-            return started is None or started != record.get("process_start")
-        return time.time() - float(record["renewed_unix_s"]) > LIFETIME_S
+            return record, "dead" if started is None or started != record.get("process_start") else "lives"
+        if before is not None and before[0] != record:
+            return record, "lives"
+        # A stamp far in the future says as little about its holder as one far in the past.
+        current = abs(time.time() - float(record.get("renewed_unix_s", 0.0))) <= LIFETIME_S
+        if unchanged_s > (LIFETIME_S if current else SILENT_S):
+            return record, "dead"
+        return record, "lives" if current else "silent"
 
     @os_errors()
     def _remove(self, name: str) -> None:
@@ -150,19 +188,25 @@ class Lease:
         if (self._read() or {}).get("token") == token:
             self._remove(self._name)
 
-    def _break(self, record: dict[str, Any]) -> None:
+    def _break(self, name: str, record: dict[str, Any]) -> None:
         """Remove a dead holder's lease.
 
         Many may wait for it and find it dead at the same moment. One of them removes it: the one that can create its
         tombstone. Otherwise a slow one would remove the lease that a quick one has created since.
         """
-        tombstone = f"{self._name}.{record.get('token', 'damaged')}.dead"
+        tombstone = f"{name}.{record.get('token', 'damaged')}.dead"
         if self._create(tombstone):
-            self._release(record.get("token"))
-            self._remove(tombstone)
-        elif time.time() - float((self._read(tombstone) or record)["renewed_unix_s"]) > LIFETIME_S:
+            try:
+                # A holder that has woken up has renewed it.
+                if self._read(name) == record:
+                    self._remove(name)
+            finally:
+                self._remove(tombstone)
+        elif self._look(tombstone)[1] > LIFETIME_S:
             # Whoever was about to remove it died as well.
             self._remove(tombstone)
+        else:
+            time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - only so that waiters do not come all at once
 
     def __enter__(self) -> Self:
         """Take the lease.
@@ -179,47 +223,59 @@ class Lease:
         deadline = time.monotonic() + self.wait_s
         try:
             self._take(deadline)
-            while self._alone and (part := self._living_part()) is not None:
+            while self._alone and (found := self._part()) is not None:
                 # They need the dataset's lease to get to their end.
                 self._release(self._token)
-                if time.monotonic() >= deadline:
+                part, lives = found
+                if lives and time.monotonic() >= deadline:
                     self._refuse(part)
                 time.sleep(1.0)
                 self._take(deadline)
             self._probe()
             if self._alone:
                 self._turn = False
-                write_atomic(self.store, self._name, json.dumps(self._record()).encode())
+                self._write()
         except OSError as error:
             raise environment_fault(error, self.store, "Taking the lease of the dataset") from error
-        self._renewed = time.time()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
         return self
 
     def _take(self, deadline: float) -> None:
         """Create the lease, as soon as nobody holds it."""
-        while not self._create():
-            record = self._read()
+        while True:
+            self._renewed = time.time()
+            if self._create():
+                return
+            record, state = self._holder(self._name)
             if record is None:
                 continue
-            if self._expired(record):
-                self._break(record)
-            elif time.monotonic() >= deadline + (_TURN_S if record.get("turn") else 0.0):
+            if state == "dead":
+                self._break(self._name, record)
+            elif state == "lives" and time.monotonic() >= deadline + (_TURN_S if record.get("turn") else 0.0):
                 self._refuse(record)
             else:
                 time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - only so that waiters do not come all at once
 
     @os_errors()
-    def _living_part(self) -> dict[str, Any] | None:
-        """Return the lease of a part under way; none begins now, for each first takes the dataset's lease."""
+    def _part(self) -> tuple[dict[str, Any], bool] | None:
+        """Return the lease of a part that is or may be under way, and whether it surely is; leases of dead ones are removed.
+
+        None begins now, for each first takes the dataset's lease.
+        """
         filesystem, folder = sidecar_filesystem(self.store)
         filesystem.invalidate_cache()
+        found = None
         for path in filesystem.glob(join(folder, "part-*.json")):
-            record = self._read(path.rpartition("/")[2])
-            if record is not None and not self._expired(record):
-                return record
-        return None
+            name = path.rpartition("/")[2]
+            record, state = self._holder(name)
+            if record is not None and state == "dead":
+                self._break(name, record)
+                # It is still there if its holder has woken up, or while somebody else removes it.
+                record = self._read(name)
+            if record is not None and (found is None or state == "lives"):
+                found = record, state == "lives"
+        return found
 
     def _probe(self) -> None:
         """Check that the store refuses a second creation: else neither lease nor commits can be trusted."""
@@ -240,6 +296,12 @@ class Lease:
             f"{LIFETIME_S:.0f} s after its last sign of life (at once on its own machine).",
         )
 
+    def _write(self) -> None:
+        """Say that this holder lives; others may see it before this one knows."""
+        record = self._record()
+        write_atomic(self.store, self._name, json.dumps(record).encode())
+        self._renewed = record["renewed_unix_s"]
+
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
             try:
@@ -247,8 +309,7 @@ class Lease:
                 if record is None or record.get("token") != self._token:
                     self._lost.set()
                     return
-                write_atomic(self.store, self._name, json.dumps(self._record()).encode())
-                self._renewed = time.time()
+                self._write()
             except OSError:
                 continue
 
@@ -261,13 +322,13 @@ class Lease:
             If another driver has taken over.
         """
         # Who was stopped for a while is here before the thread that renews, and has to look himself.
-        if not self._lost.is_set() and time.time() - self._renewed > LIFETIME_S / 2:
+        if not self._lost.is_set() and time.time() - self._renewed > SILENT_S / 2:
             with contextlib.suppress(OSError):
                 if (self._read() or {}).get("token") != self._token:
                     self._lost.set()
         if self._lost.is_set():
             raise EnvironmentFault(
-                f"Another driver has taken over {self.store.url}: this one was silent for over {LIFETIME_S:.0f} s.",
+                f"Another driver has taken over {self.store.url}: this one was silent for over {SILENT_S:.0f} s.",
                 "Going on could lose commits; all that was committed is safe.",
                 "See 'sdoml status' and repeat the command once the other driver has ended.",
             )

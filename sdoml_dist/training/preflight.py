@@ -7,11 +7,9 @@ import socket
 import uuid
 from pathlib import Path
 
-from sdoml_dist.engine.cluster import Cluster, ray
+from sdoml_dist.engine.cluster import Cluster, ask, ray
 from sdoml_dist.errors import EnvironmentFault
 from sdoml_dist.training.config import Workers
-
-_ANSWER_S = 120.0
 
 
 def preflight(cluster: Cluster, folder: Path, workers: Workers) -> bool:
@@ -69,14 +67,10 @@ def _unshared(folder: Path, cluster: Cluster) -> list[str]:
     probe.mkdir(parents=True)
     try:
         (probe / "driver").write_text("shared", encoding="ascii")
-        ask = ray.remote(num_cpus=0)(_answer)
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        answers = [
-            ask.options(scheduling_strategy=strategy(node, soft=False)).remote(str(probe), node) for node in cluster.nodes
-        ]
-        problems = []
-        for node, (host, problem) in zip(cluster.nodes, ray.get(answers, timeout=_ANSWER_S), strict=True):
-            if problem is None and not (probe / node).is_file():
+        answers, silent = ask(cluster.nodes, _answer, str(probe))
+        problems = [f"  not all nodes said whether they share {folder}: {line}" for line in silent]
+        for node, (host, problem) in answers:
+            if problem is None and not (probe / node.id).is_file():
                 problem = "writes somewhere else"
             if problem is not None:
                 problems.append(f"  {folder} is not shared: {host} {problem}; set output to a shared folder")
@@ -85,13 +79,13 @@ def _unshared(folder: Path, cluster: Cluster) -> list[str]:
         shutil.rmtree(probe, ignore_errors=True)
 
 
-def _answer(probe: str, node: str) -> tuple[str, str | None]:
-    """Read the driver's file and write one; runs on a node."""
+def _answer(probe: str) -> tuple[str, str | None]:
+    """Read the driver's file and write one with the node's id; runs on a node."""
     host = socket.gethostname()
     if not (Path(probe) / "driver").is_file():
         return host, "does not see it"
     try:
-        (Path(probe) / node).write_text("shared", encoding="ascii")
+        (Path(probe) / ray.get_runtime_context().get_node_id()).write_text("shared", encoding="ascii")
     except OSError as error:
         return host, f"cannot write there ({error.strerror})"
     return host, None

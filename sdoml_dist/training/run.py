@@ -66,7 +66,7 @@ def _resolve(data: dict[str, Any], folder: Path) -> None:
             _resolve(value, folder)
 
 
-def train_experiment(config: Any, *, cpus: int | None = None) -> Outcome:
+def train_experiment(config: Any, *, cpus: int | None = None, wait_s: float = 0.0) -> Outcome:
     """Train, or go on where an earlier run stopped.
 
     What the experiment prepares, such as the snapshot of its dataset and the normalisation, is made when the training
@@ -78,6 +78,8 @@ def train_experiment(config: Any, *, cpus: int | None = None) -> Outcome:
         The configuration of an experiment, from :func:`load_config`.
     cpus : int, optional
         CPUs of a private Ray.
+    wait_s : float
+        How long to wait for another driver's lease.
 
     Raises
     ------
@@ -91,7 +93,7 @@ def train_experiment(config: Any, *, cpus: int | None = None) -> Outcome:
 
     return train(
         experiment, settings, config.output, config.training, config.watching, config.workers, name=config.name, cpus=cpus,
-        identity={"config": config.model_dump(mode="json", exclude=_AROUND)},
+        identity={"config": config.model_dump(mode="json", exclude=_AROUND)}, wait_s=wait_s,
     )  # fmt: skip
 
 

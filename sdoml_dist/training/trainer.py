@@ -64,7 +64,7 @@ class Outcome:
 def train(
     make: Callable[[dict[str, Any]], Experiment], settings: dict[str, Any] | Callable[[Path], dict[str, Any]],
     output: str | Path, optimisation: Optimisation, watching: Watching, workers: Workers, *, name: str = "training",
-    cpus: int | None = None, identity: dict[str, Any] | None = None,
+    cpus: int | None = None, identity: dict[str, Any] | None = None, wait_s: float = 0.0,
 ) -> Outcome:  # fmt: skip
     """Train an experiment, or go on where an earlier run stopped: the same call does both.
 
@@ -88,6 +88,8 @@ def train(
         CPUs of a private Ray.
     identity : dict, optional
         What makes this training another than others; by default `settings`.
+    wait_s : float
+        How long to wait for another driver's lease.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def train(
             "Each worker computes at least one.",
             "Lower workers.number or training.micro_batch.",
         )
-    with interruptible(_SAFE), Lease(Store(url=str(folder)), "sdoml train"):
+    with interruptible(_SAFE), Lease(Store(url=str(folder)), "sdoml train", wait_s):
         known = settings if isinstance(settings, dict) else None
         claim = {"settings": known if identity is None else identity, "training": optimisation.model_dump(mode="json")}
         compare(folder, claim)

@@ -27,7 +27,7 @@ _SUBNET = "10.77.6"
 _S3_PORT, _S3_BEHIND = 9000, 9001
 _HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
-# Losses are noticed within seconds instead of half a minute.
+# Losses are noticed within seconds instead of a minute.
 _QUICK_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
