@@ -17,7 +17,7 @@ from sdoml_dist.experiments.far_side import FarSide, with_reference
 from sdoml_dist.experiments.far_side_euvi import load_matches, to_fits, translate
 from sdoml_dist.experiments.galileo import Galileo
 from sdoml_dist.experiments.hmi_to_aia import HmiToAia
-from sdoml_dist.experiments.translation import DESIGNS
+from sdoml_dist.experiments.translation_config import DESIGNS
 from sdoml_dist.experiments.translation_table import Trained
 from sdoml_dist.models.translation import UNetGenerator
 from sdoml_dist.recipe_base import Store

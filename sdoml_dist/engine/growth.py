@@ -42,7 +42,7 @@ def await_node(cpus: float, memory_bytes: int, wait_s: float, gpus: float = 0.0)
     bool
         Whether there is one now; False as soon as the autoscaler says that there never will be, or there is none.
     """
-    probe = ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory_bytes, max_retries=-1)(_here).remote()
+    probe = ray.remote(num_cpus=cpus, num_gpus=gpus or None, memory=memory_bytes, max_retries=-1)(_here).remote()
     began = told = time.monotonic()
     refusals = 0
     try:

@@ -30,10 +30,10 @@ import torch
 from pydantic import Field
 
 from sdoml_dist.errors import UsageError
-from sdoml_dist.experiments.translation import (
+from sdoml_dist.experiments.translation import Translation
+from sdoml_dist.experiments.translation_config import (
     DESIGNS,
     Design,
-    Translation,
     TranslationConfig,
     TranslationData,
     TranslationNetwork,

@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import field_validator
 
 from sdoml_dist.experiments.hmi_to_aia import MEASURES, channel_scores
-from sdoml_dist.experiments.translation import (
+from sdoml_dist.experiments.translation import Translation
+from sdoml_dist.experiments.translation_config import (
     DESIGNS,
     Design,
-    Translation,
     TranslationConfig,
     TranslationData,
     TranslationNetwork,

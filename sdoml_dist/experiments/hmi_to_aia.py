@@ -22,10 +22,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
-from sdoml_dist.experiments.translation import (
+from sdoml_dist.experiments.translation import Translation
+from sdoml_dist.experiments.translation_config import (
     DESIGNS,
     Design,
-    Translation,
     TranslationConfig,
     TranslationData,
     TranslationNetwork,
