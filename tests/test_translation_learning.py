@@ -94,12 +94,14 @@ def test_images_of_months_that_were_not_seen_are_better_than_a_function_of_each_
 
 # Weights of the mean absolute difference and of the correlation. The difference alone is smallest for an empty Sun: nearly all
 # of it is quiet, and a spot's surroundings are known within some pixels only.
-@pytest.mark.parametrize(("target", "l1", "margin"), [("M_720s", 1, 0.15), ("Ic_720s", 20, 0.25)])
+@pytest.mark.parametrize(
+    ("target", "judged", "l1", "margin"), [("M_720s", 0, 1, 0.15), ("M_720s", 0.2, 1, 0.15), ("Ic_720s", 0, 20, 0.25)]
+)
 def test_drawings_of_months_that_were_not_seen_show_where_spots_and_polarities_are(
-    suns: np.ndarray, target: str, l1: float, margin: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suns: np.ndarray, target: str, judged: float, l1: float, margin: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, place = of_memory(Galileo, suns), tmp_path / "checkpoint_1"
-    train(kind, place, "galileo", {"target": target}, {"judged": 0, "l1": l1, "correlation": 5}, steps=600)
+    train(kind, place, "galileo", {"target": target}, {"judged": judged, "l1": l1, "correlation": 5}, steps=600)
     monkeypatch.setattr(galileo, "Galileo", kind)
     print(galileo.evaluate(place, tmp_path))
     with (tmp_path / "table.csv").open() as file:
