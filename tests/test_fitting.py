@@ -13,7 +13,8 @@ import pytest
 
 from sdoml_dist.engine import cluster as clusters
 from sdoml_dist.engine import export as exporting
-from sdoml_dist.engine.cluster import ask, preflight, unshared
+from sdoml_dist.engine.cluster import ask, preflight, ray, unshared
+from sdoml_dist.engine.growth import await_node
 from sdoml_dist.engine.network_pool import network_pool
 from sdoml_dist.engine.nodes import Cluster, Node
 from sdoml_dist.errors import EnvironmentFault
@@ -85,6 +86,17 @@ def test_a_cluster_that_grows_is_taken_as_it_is_then(monkeypatch: pytest.MonkeyP
     assert pool(Cluster(False, (HEAD,), elastic=True), 8 * GB)[1] == 2
     resources = Resources(cpus_per_actor=1)
     assert preflight(Cluster(False, (HEAD,), elastic=True), Store(url="s3://b/d"), resources, 8 * GB, 0, "") == 2
+
+
+def test_what_was_asked_for_is_cancelled_only_while_it_waits(ray_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray can end the driver where a task is cancelled that has just been done."""
+    cancelled: list[Any] = []
+    cancel = ray.cancel
+    monkeypatch.setattr(ray, "cancel", lambda task, **options: (cancelled.append(task), cancel(task, **options)))
+    assert await_node(1, GB, 60.0)
+    assert not cancelled
+    assert not await_node(99, GB, 1.5)
+    assert len(cancelled) == 1
 
 
 def test_pools_count_actors_node_by_node() -> None:

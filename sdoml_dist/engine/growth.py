@@ -44,10 +44,11 @@ def await_node(cpus: float, memory_bytes: int, wait_s: float, gpus: float = 0.0)
     """
     probe = ray.remote(num_cpus=cpus, num_gpus=gpus or None, memory=memory_bytes, max_retries=-1)(_here).remote()
     began = told = time.monotonic()
-    refusals = 0
+    refusals, done = 0, False
     try:
         while time.monotonic() - began < wait_s:
             if ray.wait([probe], timeout=_POLL_S)[0]:
+                done = True
                 ray.get(probe)
                 return True
             refusals = refusals + 1 if _hopeless({"CPU": cpus, "memory": memory_bytes, "GPU": gpus}) else 0
@@ -58,7 +59,9 @@ def await_node(cpus: float, memory_bytes: int, wait_s: float, gpus: float = 0.0)
                 logger.info("waiting for the cluster to start a node: %.0f s so far", told - began)
         return False
     finally:
-        ray.cancel(probe, force=True)
+        # Ray ends this process if a task is cancelled while it is taken from the list of those that are pending.
+        if not done:
+            ray.cancel(probe, force=True)
 
 
 def _here() -> None:
