@@ -30,6 +30,16 @@ def write_recipe(folder: Path, name: str, hours: int, **resources: Any) -> str:
     return str(path)
 
 
+def at_once(store: Path) -> int:
+    """Return how many workers of a run worked at the same time."""
+    lines = [line for part in store.glob("sdoml/runs/*/history-*.jsonl") for line in part.read_text().splitlines()]
+    units = [json.loads(line) for line in lines]
+    began = [unit["started_unix_s"] for unit in units]
+    ended = [unit["started_unix_s"] + unit["seconds"] for unit in units]
+    # A worker begins a unit some milliseconds after the one before.
+    return max(sum(a <= now < b - 0.01 for a, b in zip(began, ended, strict=True)) for now in began)
+
+
 def test_a_build_makes_a_cluster_grow_to_its_pool_and_leaves_no_worker(tmp_path: Path) -> None:
     recipes = [
         write_recipe(tmp_path, "grown", 23, minimum_actors=1, maximum_actors=2, commit_every_units=4),
@@ -45,12 +55,13 @@ def test_a_build_makes_a_cluster_grow_to_its_pool_and_leaves_no_worker(tmp_path:
     grown, refused, held = answers
     assert grown["code"] == ExitCode.STOPPED, grown
     assert held["code"] in (ExitCode.COMPLETE, ExitCode.FRAMES_FAILED), held
-    for answer in (grown, held):
+    for name, answer in (("grown", grown), ("held", held)):
         assert answer["before"] == 0, answer
-        # While an actor moves in, Ray's autoscaler can count it both as waiting and as what fills its node: then a third
-        # worker comes, finds nothing to do, and goes.
-        assert answer["most"] in (2, 3), answer
+        # While an actor moves in, Ray's autoscaler can count it both as waiting and as what fills its node: then more
+        # workers come, find nothing to do, and go.
+        assert answer["most"] >= 2, answer
         assert answer["gone"] is not None, f"workers were kept: {answer}"
+        assert 1 <= at_once(tmp_path / name) <= 2
     counts = sdoml_dist.accounting(str(tmp_path / "held"))
     assert (counts[["ok", "missing", "rejected", "failed"]].sum(axis=1) == counts.planned).all()
     # What no type of node can hold is refused in seconds, without starting any.
