@@ -116,14 +116,14 @@ def test_two_jobs_on_the_same_nodes(slurm: Slurm, site: Path, expected: dict[str
 def test_the_time_limit_drains_and_requeues(slurm: Slurm, site: Path, ray_cluster: Any) -> None:
     """Seven minutes, less the five of the script's own --signal: after one to two minutes, for SLURM may be a minute early."""
     # How long the run may drain is a matter of the job's limit, and not of the recipe.
-    period = {"start": "2011-02-15T00:00", "end": "2011-02-16T00:00"}
+    period = {"start": "2011-02-15T00:00", "end": "2011-02-17T00:00"}
     resources = {"commit_every_units": 1, "drain_s": 0, "maximum_actors": 1}
     recipe = write_recipe(site, "d", period=period, resources=resources)
     job = submit(slurm, site, RAY, "build", str(recipe), minutes=7)
     found = ended(slurm, job, site, 800)
     told = log(site, job)
     assert found["ExitCode"] == f"{ExitCode.FRAMES_FAILED}:0", told
-    # One actor takes longer than two minutes for a day.
+    # One actor takes longer than two minutes for two days.
     assert int(found["Restarts"]) >= 1, told
     # What is left of the seven minutes, less the margin.
     for patience in re.findall(r"SIGUSR1: the run may drain for (\d+) s", told):
