@@ -13,10 +13,10 @@ from tests.denoising_data import recipe as magnetograms
 from tests.servers.hosts import wait_until
 from tests.test_apply import config, saved
 from tests.test_build import contents, same
-from tests.test_crash import done_frames, finish, write_recipe
-from tests.test_killed_verbs import digests
-from tests.test_losses import World, alone, whole, world  # noqa: F401 - fixtures
-from tests.untrained import CHANNELS, untrained
+from tests.test_crash import done_frames, finish
+from tests.test_killed_verbs import digests, suns  # noqa: F401 - suns is a fixture
+from tests.test_losses import World, whole, world  # noqa: F401 - fixtures
+from tests.untrained import untrained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -33,19 +33,6 @@ def run_and_lose(world: World, came: Callable[[], bool], *command: object) -> No
     world.hosts.power_off(3)
     code, _, err = finish(driver, 500)
     assert code == ExitCode.COMPLETE, err
-
-
-@pytest.fixture(scope="module")
-def suns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a day of two channels."""
-    folder = tmp_path_factory.mktemp("suns")
-    alone(
-        write_recipe(
-            folder, "d", period={"start": "2011-02-10", "end": "2011-02-11"}, cadence="1h", channels=CHANNELS,
-            grid={"pixels": 128}, source={"kind": "simulator", "simulation": {"pixels": 256}}, chunking={"shard_slots": 6},
-        )
-    )  # fmt: skip
-    return folder / "d"
 
 
 def test_an_export(world: World, suns: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -50,7 +50,6 @@ from sdoml_dist.solar.translation import (
     reference_times,
     to_disc_median,
 )
-from sdoml_dist.store.align import nearest_good
 from sdoml_dist.training.experiment import Batch
 from sdoml_dist.training.parts import Months, RandomMonths, Split
 from sdoml_dist.training.samples import Samples
@@ -249,8 +248,7 @@ def with_reference(samples: Samples, reference: Samples, tolerance_s: int) -> tu
     UsageError
         If no sample is left.
     """
-    earlier = reference_times(samples.times, front=True)
-    rows = nearest_good(earlier, reference.times, np.ones(len(reference), bool), tolerance_s)
+    rows = reference.nearest(reference_times(samples.times, front=True), tolerance_s)
     labels = reference.labels[np.maximum(rows, 0)]
     fit = (samples.labels == "test") | (labels == samples.labels) | (labels == "train")
     kept = np.flatnonzero((rows >= 0) & fit)

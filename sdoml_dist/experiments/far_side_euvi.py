@@ -29,7 +29,6 @@ from sdoml_dist.solar.euvi import EuviFrame, IntensityMatch
 from sdoml_dist.solar.geometry import RSUN_REF_M
 from sdoml_dist.solar.times import format_fits_time
 from sdoml_dist.solar.translation import reference_reach_s, reference_times, to_disc_median
-from sdoml_dist.store.align import nearest_good
 from sdoml_dist.store.far_side_folder import KEY, SetStatus
 from sdoml_dist.training.loading import Loader
 
@@ -192,8 +191,7 @@ class References:
             reference_times(np.array([time]), separation)[0]
             for time, separation in zip(times, separations_deg, strict=True)
         ]
-        good = np.ones(len(self._samples), bool)
-        return nearest_good(np.array(wanted, "datetime64[ns]"), self._samples.times, good, self._reach_s)
+        return self._samples.nearest(np.array(wanted, "datetime64[ns]"), self._reach_s)
 
     def missing(self, who: str, time: np.datetime64, separation_deg: float) -> SetError:
         """Return the error of a set without a reference."""

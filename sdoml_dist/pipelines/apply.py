@@ -31,7 +31,6 @@ from sdoml_dist.solar.status import FrameStatus
 from sdoml_dist.solar.times import slot_times
 from sdoml_dist.solar.translation import reference_reach_s, reference_times
 from sdoml_dist.sources.base import FrameRecord
-from sdoml_dist.store.align import nearest_good
 from sdoml_dist.store.made import Shard, ShardTask, made_recipes
 from sdoml_dist.store.reader import Opened
 from sdoml_dist.store.template import group_path
@@ -165,8 +164,8 @@ def samples_before(applied: Applied, samples: Samples) -> tuple[Samples, Samples
     if not applied.before:
         return samples, None
     earlier = Samples.find(samples.store, applied.before, version=samples.snapshot)
-    wanted, reach_s = reference_times(samples.times, front=True), reference_reach_s(int(earlier.settings["cadence_s"]))
-    rows = nearest_good(wanted, earlier.times, np.ones(len(earlier), bool), reach_s)
+    reach_s = reference_reach_s(int(earlier.settings["cadence_s"]))
+    rows = earlier.nearest(reference_times(samples.times, front=True), reach_s)
     there = np.flatnonzero(rows >= 0)
     if not there.size:
         raise UsageError(

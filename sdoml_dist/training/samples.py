@@ -178,6 +178,10 @@ class Samples:
     def __len__(self) -> int:
         return int(self.times.size)
 
+    def nearest(self, times: np.ndarray, reach_s: int) -> np.ndarray:
+        """Return the rows nearest to some times, ``datetime64[ns]``, int, shape (times,); -1 where none is within reach."""
+        return nearest_good(times, self.times, np.ones(len(self), bool), reach_s)
+
     def refuse_other_radius(self, radius_arcsec: float) -> None:
         """Refuse images on whose grid the Sun has another radius; raises `UsageError`."""
         other = sorted({place.radius_arcsec for place in self.places if place.pixels} - {radius_arcsec})
